@@ -1,0 +1,44 @@
+// DCLoss over a range of elements, for one instruction set. Include through foreach_isa.h.
+#include "../common/dc_loss.h"
+
+namespace efpn {
+namespace EFPN_ISA {
+
+// One vector of elements from i on, of which `n` count if `tail`. Lanes past them hold
+// pred = target = 0 and add exactly nothing.
+template <bool tail, class S, class V>
+EFPN_INLINE void dc_loss_step(const DCLossArguments<S>& a, int64_t i, int n, V& loss, V& grad_k,
+                              V& grad_delta) {
+  const V difference = load<tail>(a.pred + i, n) - load<tail>(a.target + i, n);
+  const DCLossTerms<V> terms = dc_loss_terms<V>(abs(difference), V(a.k), V(a.delta), V(a.sign));
+  V factor(a.scale);
+  if (a.weight) factor *= load<tail>(a.weight + i, n);
+  const V value = factor * terms.loss;
+  if (a.loss) store<tail>(a.loss + i, value, n);
+  if (a.grad_loss) factor *= load<tail>(a.grad_loss + i, n);
+  if (a.grad_pred) {
+    const V gradient = factor * terms.d_error;
+    const V zero(Acc<S>(0));
+    V signed_gradient = select<Acc<S>>(difference < zero, -gradient, gradient);
+    signed_gradient = select<Acc<S>>(difference == zero, zero, signed_gradient);
+    store<tail>(a.grad_pred + i, signed_gradient, n);
+  }
+  loss += value;
+  grad_k += factor * terms.d_k;
+  grad_delta += factor * terms.d_delta;
+}
+
+template <class S>
+DCLossSums dc_loss_range(const DCLossArguments<S>& a, int64_t begin, int64_t end) {
+  using V = Vec<Acc<S>>;
+  V loss(Acc<S>(0)), grad_k(Acc<S>(0)), grad_delta(Acc<S>(0));
+  int64_t i = begin;
+  for (; i + V::size <= end; i += V::size) {
+    dc_loss_step<false>(a, i, V::size, loss, grad_k, grad_delta);
+  }
+  if (i < end) dc_loss_step<true>(a, i, static_cast<int>(end - i), loss, grad_k, grad_delta);
+  return {sum(loss), sum(grad_k), sum(grad_delta)};
+}
+
+}  // namespace EFPN_ISA
+}  // namespace efpn

@@ -1,0 +1,185 @@
+// Vec<T>: a register of float or double, for one instruction set. Include through foreach_isa.h.
+//
+// Built on the compilers' vector extension: plain operators, no intrinsics, so one source serves
+// SSE2, AVX2, AVX-512 and NEON. Multiply-add is contracted to FMA where the target has it.
+namespace efpn {
+namespace EFPN_ISA {
+
+// The compiler's vector types of a lane type: its values, and the masks that comparisons give.
+template <class T>
+struct Lanes;
+template <>
+struct Lanes<float> {
+  typedef float Native __attribute__((vector_size(EFPN_VECTOR_BYTES)));
+  typedef int32_t Mask __attribute__((vector_size(EFPN_VECTOR_BYTES)));
+};
+template <>
+struct Lanes<double> {
+  typedef double Native __attribute__((vector_size(EFPN_VECTOR_BYTES)));
+  typedef int64_t Mask __attribute__((vector_size(EFPN_VECTOR_BYTES)));
+};
+
+template <class T>
+struct Vec {
+  static constexpr int size = EFPN_VECTOR_BYTES / sizeof(T);
+  using Native = typename Lanes<T>::Native;
+  using Mask = typename Lanes<T>::Mask;
+  Native v;
+
+  EFPN_INLINE Vec() = default;
+  EFPN_INLINE Vec(Native native) : v(native) {}
+  EFPN_INLINE Vec(T scalar) : v(scalar - Native{}) {}
+
+  EFPN_INLINE Vec operator-() const { return -v; }
+  EFPN_INLINE Vec& operator+=(Vec b) { v += b.v; return *this; }
+  EFPN_INLINE Vec& operator-=(Vec b) { v -= b.v; return *this; }
+  EFPN_INLINE Vec& operator*=(Vec b) { v *= b.v; return *this; }
+  EFPN_INLINE friend Vec operator+(Vec a, Vec b) { return a.v + b.v; }
+  EFPN_INLINE friend Vec operator-(Vec a, Vec b) { return a.v - b.v; }
+  EFPN_INLINE friend Vec operator*(Vec a, Vec b) { return a.v * b.v; }
+  EFPN_INLINE friend Vec operator/(Vec a, Vec b) { return a.v / b.v; }
+  EFPN_INLINE friend Mask operator>(Vec a, Vec b) { return a.v > b.v; }
+  EFPN_INLINE friend Mask operator<(Vec a, Vec b) { return a.v < b.v; }
+  EFPN_INLINE friend Mask operator==(Vec a, Vec b) { return a.v == b.v; }
+};
+
+template <class T>
+EFPN_INLINE Vec<T> select(typename Vec<T>::Mask mask, Vec<T> yes, Vec<T> no) {
+  return mask ? yes.v : no.v;
+}
+
+// max(x, 0) as torch.relu: NaN stays NaN.
+template <class T>
+EFPN_INLINE Vec<T> relu(Vec<T> x) {
+  return select<T>(x < Vec<T>(T(0)), Vec<T>(T(0)), x);
+}
+template <class T, std::enable_if_t<std::is_floating_point_v<T>, int> = 0>
+EFPN_INLINE T relu(T x) {
+  return x < T(0) ? T(0) : x;
+}
+
+template <class T>
+EFPN_INLINE Vec<T> abs(Vec<T> x) {
+  return select<T>(x < Vec<T>(T(0)), -x, x);
+}
+
+// Sum of the lanes, pairwise: always in the same order.
+template <class T>
+EFPN_INLINE T sum(Vec<T> x) {
+  T lanes[Vec<T>::size];
+  std::memcpy(lanes, &x.v, sizeof(lanes));
+  for (int width = Vec<T>::size / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  }
+  return lanes[0];
+}
+
+// exp to about one unit in the last place on [-87, 88], saturating outside of it; NaN stays NaN.
+EFPN_INLINE Vec<float> exp(Vec<float> x) {
+  using V = Vec<float>;
+  x = select<float>(x > V(88.0f), V(88.0f), x);
+  x = select<float>(x < V(-87.0f), V(-87.0f), x);
+  const V magic = V(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const V shifted = x * V(1.44269504f) + magic;
+  const V n = shifted - magic;
+  V r = x - n * V(0.693145752f);
+  r = r - n * V(1.42860677e-6f);
+  V p = V(1.38888889e-3f);
+  p = p * r + V(8.33333333e-3f);
+  p = p * r + V(4.16666667e-2f);
+  p = p * r + V(1.66666667e-1f);
+  p = p * r + V(0.5f);
+  p = p * r + V(1.0f);
+  p = p * r + V(1.0f);
+  const typename V::Mask exponent = ((typename V::Mask)shifted.v + (127 - 0x4B400000)) << 23;
+  return V(p.v * (typename V::Native)exponent);
+}
+
+EFPN_INLINE Vec<double> exp(Vec<double> x) {
+  double lanes[Vec<double>::size];
+  std::memcpy(lanes, &x.v, sizeof(lanes));
+  for (double& lane : lanes) lane = std::exp(lane);
+  std::memcpy(&x.v, lanes, sizeof(lanes));
+  return x;
+}
+
+template <class T>
+EFPN_INLINE Vec<T> sigmoid(Vec<T> x) {
+  return Vec<T>(T(1)) / (Vec<T>(T(1)) + exp(-x));
+}
+template <class T, std::enable_if_t<std::is_floating_point_v<T>, int> = 0>
+EFPN_INLINE T sigmoid(T x) {
+  return T(1) / (T(1) + std::exp(-x));
+}
+
+// ---- load and store: storage type S <-> lanes of Acc<S> ------------------------------------------
+
+EFPN_INLINE Vec<float> load(const float* p) {
+  Vec<float> x;
+  std::memcpy(&x.v, p, sizeof(x.v));
+  return x;
+}
+EFPN_INLINE Vec<double> load(const double* p) {
+  Vec<double> x;
+  std::memcpy(&x.v, p, sizeof(x.v));
+  return x;
+}
+EFPN_INLINE void store(float* p, Vec<float> x) { std::memcpy(p, &x.v, sizeof(x.v)); }
+EFPN_INLINE void store(double* p, Vec<double> x) { std::memcpy(p, &x.v, sizeof(x.v)); }
+
+typedef uint16_t Half16 __attribute__((vector_size(EFPN_VECTOR_BYTES / 2)));
+typedef uint32_t Word32 __attribute__((vector_size(EFPN_VECTOR_BYTES)));
+
+EFPN_INLINE Vec<float> load(const BFloat16* p) {
+  Half16 raw;
+  std::memcpy(&raw, p, sizeof(raw));
+  return Vec<float>((typename Vec<float>::Native)(__builtin_convertvector(raw, Word32) << 16));
+}
+// Round to nearest even; NaN becomes the quiet NaN.
+EFPN_INLINE void store(BFloat16* p, Vec<float> x) {
+  const Word32 bits = (Word32)x.v;
+  const Word32 rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+  const Word32 nan = (Word32)(x.v != x.v);
+  const Half16 raw = __builtin_convertvector((rounded & ~nan) | (nan & 0x7FC0), Half16);
+  std::memcpy(p, &raw, sizeof(raw));
+}
+
+EFPN_INLINE Vec<float> load(const Half* p) {
+  float lanes[Vec<float>::size];
+  for (int i = 0; i < Vec<float>::size; ++i) lanes[i] = static_cast<float>(p[i]);
+  return load(lanes);
+}
+EFPN_INLINE void store(Half* p, Vec<float> x) {
+  float lanes[Vec<float>::size];
+  store(lanes, x);
+  for (int i = 0; i < Vec<float>::size; ++i) p[i] = static_cast<Half>(lanes[i]);
+}
+
+// The first n lanes; the others are zero (load) or left alone (store).
+template <class S>
+EFPN_INLINE Vec<Acc<S>> load(const S* p, int n) {
+  S lanes[Vec<Acc<S>>::size] = {};
+  for (int i = 0; i < n; ++i) lanes[i] = p[i];
+  return load(static_cast<const S*>(lanes));
+}
+template <class S>
+EFPN_INLINE void store(S* p, Vec<Acc<S>> x, int n) {
+  S lanes[Vec<Acc<S>>::size];
+  store(static_cast<S*>(lanes), x);
+  for (int i = 0; i < n; ++i) p[i] = lanes[i];
+}
+
+// A whole vector, or with `tail` its first n lanes.
+template <bool tail, class S>
+EFPN_INLINE Vec<Acc<S>> load(const S* p, int n) {
+  if constexpr (tail) return load(p, n);
+  return load(p);
+}
+template <bool tail, class S>
+EFPN_INLINE void store(S* p, Vec<Acc<S>> x, int n) {
+  if constexpr (tail) return store(p, x, n);
+  store(p, x);
+}
+
+}  // namespace EFPN_ISA
+}  // namespace efpn

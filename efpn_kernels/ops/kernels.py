@@ -1,0 +1,141 @@
+"""Schemas of the kernels that a backend provides: the contract between ``ops`` and the backends.
+
+Every backend owns a namespace of the dispatcher, and this module defines the same kernels in each:
+
+===============  ==============================================================================
+``efpn``         C++: ``csrc/cpu`` registers the CPU key, ``csrc/cuda`` the CUDA key
+``efpn_triton``  Triton: ``efpn_kernels/triton`` registers the CUDA key (and the CPU key where
+                 ``TRITON_INTERPRET=1`` runs the kernels on the CPU)
+===============  ==============================================================================
+
+Kernels have no autograd and check nothing: ``functional`` has checked shapes, dtypes and devices,
+``ops/<op>.py`` composes kernels and library calls into operators with autograd.
+
+Conventions
+-----------
+``T``
+    dtype of the feature maps and of every parameter: float16, bfloat16, float32 or float64.
+``acc``
+    dtype of accumulation: float32 for float16, bfloat16 and float32; float64 for float64.
+map
+    ``[N, C, H, W]`` of dtype ``T``, dense, contiguous or channels_last. All maps of a call have the
+    same format, and a kernel returns its maps in that format. A kernel may treat a map for which
+    ``is_contiguous()`` holds as contiguous, and every other one as channels_last.
+gate
+    ``[N, 1, H, W]``, contiguous, dtype ``acc``, values after the sigmoid.
+sizes
+    ``N, C, H, W`` as in the map; ``D`` hidden channels; ``h, w`` the low-resolution level. Any of
+    ``N, H, W`` may be zero where the result is empty or a sum over nothing; ``H`` and ``W`` may be
+    1 or 2; ``h`` may exceed ``H``. Offsets are 64-bit where a map can pass 2**31 elements.
+order
+    Every reduction has a fixed order that depends on shapes only: the same bits in every run and
+    for every number of threads. No floating-point atomics.
+gradients
+    Gradients of parameters come back in ``acc``; the operator casts them. Gradients of maps are maps.
+"""
+
+from __future__ import annotations
+
+import torch
+
+NAMESPACES = ("efpn", "efpn_triton")
+
+KERNELS: dict[str, str] = {
+    # ---- CEM: the pooled context, Eq. 2-3 -----------------------------------------------------
+    # pooled[n, c] = max over h, w of p_high[n, c] (dtype T; NaN wins), index[n, c] its first
+    # position i * w + j in row-major order (int32), whatever the memory format;
+    # context[n, d] = relu(bias[d] + sum_c weight[d, c] pooled[n, c]) in acc. weight is [Cl, Ch].
+    "pooled_context": "(Tensor p_high, Tensor weight, Tensor bias) -> (Tensor context, Tensor pooled, Tensor index)",
+    # With gz = grad_context * (context > 0): grad_weight = gz^T pooled, grad_bias = sum_n gz, and
+    # (gz weight)[n, c] is ADDED to grad_p_high[n, c, index[n, c]]. grad_context, context are acc.
+    "pooled_context_backward": "(Tensor grad_context, Tensor context, Tensor pooled, Tensor index, Tensor weight, "
+    "Tensor(a!) grad_p_high) -> (Tensor grad_weight, Tensor grad_bias)",
+    # ---- CEM: Eq. 4 ---------------------------------------------------------------------------
+    # out[n, c, y, x] = p_low[n, c, y, x] + context[n, c]; context is acc.
+    "context_add": "(Tensor p_low, Tensor context) -> Tensor",
+    # [N, C, H, W] -> [N, C] in acc.
+    "spatial_sum": "(Tensor x) -> Tensor",
+    # ---- FBSM: the high gate, Eq. 6, commuted (see docs/derivation.md) --------------------------
+    # taps[n, i, j, 3 * ky + kx, d] = sum_c W[d, c, ky, kx] p_high[n, c, i, j], contiguous, acc.
+    # A[n, d, y, x] = bias[d] + sum_{ky, kx} bilinear(taps[.., ky, kx, d])(y + ky - 1, x + kx - 1),
+    # where a position outside of the H x W image contributes zero and bilinear() is
+    # F.interpolate(..., size=(H, W), mode="bilinear", align_corners=False).
+    # gate = sigmoid(gate_bias + sum_d gate_weight[d] relu(A[d])), a gate [N, 1, H, W].
+    # gate_weight is [D], gate_bias [1], bias [D].
+    "upsampled_gate": "(Tensor taps, Tensor bias, Tensor gate_weight, Tensor gate_bias, int H, int W) -> Tensor",
+    # Recomputes A. grad_gate and gate are gates; grad_taps has the shape of taps, acc.
+    "upsampled_gate_backward": "(Tensor grad_gate, Tensor gate, Tensor taps, Tensor bias, Tensor gate_weight) "
+    "-> (Tensor grad_taps, Tensor grad_bias, Tensor grad_gate_weight, Tensor grad_gate_bias)",
+    # For a mask per channel: relu(A) as a map [N, D, H, W] of bias' dtype.
+    "upsampled_relu": "(Tensor taps, Tensor bias, int H, int W, bool channels_last) -> Tensor",
+    # grad is a map [N, D, H, W]: the gradient of relu(A).
+    "upsampled_relu_backward": "(Tensor grad, Tensor taps, Tensor bias) -> (Tensor grad_taps, Tensor grad_bias)",
+    # ---- FBSM: the low gate, Eq. 6, with the context as a constant per border class -----------------
+    # conv3x3(p_low + context) = conv3x3(p_low) + border, where border depends on the pixel's class:
+    # cy = 0 for y = 0, 2 for y = H - 1 (and y > 0), else 1; cx likewise.
+    # border[n, cy, cx, d] = bias[d] + sum over the taps (ky, kx) that fall inside the image of
+    # sum_c weight[d, c, ky, kx] context[n, c]; acc, contiguous [N, 3, 3, D]; weight is [D, C, 3, 3],
+    # contiguous or channels_last. Class 0 has ky in {1, 2} ({1} if H = 1), class 1 all, class 2 {0, 1}.
+    "border_bias": "(Tensor context, Tensor weight, Tensor bias, int H, int W) -> Tensor",
+    # The adjoint: grad_context [N, C], grad_weight (shape and strides of weight), grad_bias [D]; acc.
+    "border_bias_backward": "(Tensor grad_border, Tensor context, Tensor weight, int H, int W) "
+    "-> (Tensor grad_context, Tensor grad_weight, Tensor grad_bias)",
+    # conv is a map [N, D, H, W], a convolution's output without bias.
+    # gate = sigmoid(gate_bias + sum_d gate_weight[d] relu(conv[d] + border[class, d])).
+    "low_gate": "(Tensor conv, Tensor border, Tensor gate_weight, Tensor gate_bias) -> Tensor",
+    # grad_conv is a map; grad_border [N, 3, 3, D] sums it over the pixels of each class.
+    "low_gate_backward": "(Tensor grad_gate, Tensor gate, Tensor conv, Tensor border, Tensor gate_weight) "
+    "-> (Tensor grad_conv, Tensor grad_border, Tensor grad_gate_weight, Tensor grad_gate_bias)",
+    # For a mask per channel: relu(conv + border) as a map, and the sums over classes of a map.
+    "border_relu": "(Tensor conv, Tensor border) -> Tensor",
+    "border_sum": "(Tensor grad) -> Tensor",
+    # ---- FBSM: fuse, separate, Eq. 7 and 5 ---------------------------------------------------------
+    # mask = sigmoid(fuse_bias + conv3x3(m_high + m_low, fuse_weight)) with zero padding, a gate;
+    # x = (p_low + context) * mask, a map. fuse_weight is [1, 1, 3, 3], fuse_bias [1];
+    # context is acc [N, C] or None.
+    "gate_apply": "(Tensor p_low, Tensor? context, Tensor m_high, Tensor m_low, Tensor fuse_weight, Tensor fuse_bias) "
+    "-> (Tensor x, Tensor mask)",
+    # x = (p_low + context) * mask for a given mask: a gate [N, 1, H, W], or a map [N, C, H, W].
+    "mask_apply": "(Tensor p_low, Tensor? context, Tensor mask) -> Tensor",
+    # mask as above. grad_logit = mask (1 - mask) grad_x (p_low + context), summed over C where the
+    # mask is a gate (then grad_logit is acc [N, 1, H, W], else a map);
+    # grad_context[n, c] = sum_{y, x} grad_x mask, acc (zero elements where context is None).
+    "mask_apply_backward": "(Tensor grad_x, Tensor p_low, Tensor? context, Tensor mask) "
+    "-> (Tensor grad_logit, Tensor grad_context)",
+    # grad_p_low += grad_x * mask, in place; mask as above.
+    "mask_merge_": "(Tensor(a!) grad_p_low, Tensor grad_x, Tensor mask) -> ()",
+    # The backward of the fuse convolution: grad_logit [N, 1, H, W] acc -> grad_sum (the gradient of
+    # m_high + m_low, so of both; acc [N, 1, H, W]), grad_fuse_weight [1, 1, 3, 3], grad_fuse_bias [1].
+    "fuse_backward": "(Tensor grad_logit, Tensor m_high, Tensor m_low, Tensor fuse_weight) "
+    "-> (Tensor grad_sum, Tensor grad_fuse_weight, Tensor grad_fuse_bias)",
+    # ---- FBSM: refine, Eq. 8 -------------------------------------------------------------------------
+    # grad = grad_out * (out > 0), a map; grad_bias[c] its sum over n, y, x.
+    "relu_backward": "(Tensor grad_out, Tensor out) -> (Tensor grad, Tensor grad_bias)",
+    # ---- DCLoss, Eq. 9-10 -------------------------------------------------------------------------------
+    # pred, target, weight: contiguous, one shape, dtype T; k, delta: one element each, any float dtype.
+    # a = sigmoid(s k (e - delta)), e = |pred - target|, s = -1 with text_form, else 1.
+    # l = scale * weight * (a e^2 + (1 - a) e).
+    # reduce: loss = sum l, shape [], dtype T; with_grad also gives grad_pred (T, like pred),
+    #   grad_k and grad_delta (acc, shape []) of that sum; tensors of zero elements otherwise.
+    # not reduce: loss = l, shape and dtype of pred; the three gradients have zero elements.
+    "dc_loss": "(Tensor pred, Tensor target, Tensor? weight, Tensor k, Tensor delta, bool text_form, "
+    "bool reduce, float scale, bool with_grad) -> (Tensor loss, Tensor grad_pred, Tensor grad_k, Tensor grad_delta)",
+    # The gradients for an elementwise grad_loss (shape and dtype of pred, contiguous):
+    # grad_pred, and grad_k, grad_delta (acc, shape []).
+    # dl/de = scale weight (2 a e + (1 - a) + s k a (1 - a) e (e - 1)); d/dpred has the sign of
+    # pred - target (0 where equal); dl/dk = scale weight s a (1 - a) (e - delta) e (e - 1);
+    # dl/ddelta = -scale weight s k a (1 - a) e (e - 1).
+    "dc_loss_backward": "(Tensor grad_loss, Tensor pred, Tensor target, Tensor? weight, Tensor k, Tensor delta, "
+    "bool text_form, float scale) -> (Tensor grad_pred, Tensor grad_k, Tensor grad_delta)",
+}
+
+LIBRARIES = {namespace: torch.library.Library(namespace, "FRAGMENT") for namespace in NAMESPACES}
+
+for _library in LIBRARIES.values():
+    for _name, _schema in KERNELS.items():
+        _library.define(_name + _schema)
+
+
+def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that kernels accumulate in for maps of ``dtype``."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,0 +1,66 @@
+"""E-FPN-BS, CEM followed by FBSM, in plain PyTorch: Fig. 3 of the paper."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .cem import CEM, cem
+from .fbsm import FBSM, fbsm
+
+
+def efpn_bs(
+    p_low: Tensor,
+    p_high: Tensor,
+    project_weight: Tensor,
+    project_bias: Tensor,
+    *fbsm_parameters: Tensor,
+) -> Tensor:
+    """CEM then FBSM; ``fbsm_parameters`` in the order of :func:`~efpn_kernels.reference.fbsm`."""
+    c_low = cem(p_low, p_high, project_weight, project_bias)
+    return fbsm(c_low, p_high, *fbsm_parameters)
+
+
+class EFPNBS(nn.Module):
+    """E-FPN-BS block: CEM then FBSM, Fig. 3.
+
+    Args:
+        high_channels: channels ``Ch`` of ``p_high``.
+        low_channels: channels ``Cl`` of ``p_low`` and of the output.
+        hidden_channels: see :class:`FBSM`.
+        gate_channels: see :class:`FBSM`.
+        use_cem: ``False`` leaves CEM out (Table 5).
+        use_fbsm: ``False`` leaves FBSM out (Table 5).
+    """
+
+    def __init__(
+        self,
+        high_channels: int,
+        low_channels: int,
+        hidden_channels: int | None = None,
+        gate_channels: int = 1,
+        use_cem: bool = True,
+        use_fbsm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.use_cem = use_cem
+        self.use_fbsm = use_fbsm
+        if use_cem:
+            self.cem = CEM(high_channels, low_channels)
+        if use_fbsm:
+            self.fbsm = FBSM(high_channels, low_channels, hidden_channels, gate_channels)
+
+    def forward(self, p_low: Tensor, p_high: Tensor) -> Tensor:
+        """``(p_low [N, Cl, H, W], p_high [N, Ch, h, w]) -> [N, Cl, H, W]``."""
+        if self.use_cem:
+            p_low = self.cem(p_low, p_high)
+        if self.use_fbsm:
+            p_low = self.fbsm(p_low, p_high)
+        return p_low
+
+    def mask(self, p_low: Tensor, p_high: Tensor) -> Tensor:
+        """The fusion gate ``M [N, G, H, W]`` of Eq. 7, for looking at."""
+        if not self.use_fbsm:
+            raise ValueError("mask: this block was built with use_fbsm=False and has no gate")
+        if self.use_cem:
+            p_low = self.cem(p_low, p_high)
+        return self.fbsm.mask(p_low, p_high)
