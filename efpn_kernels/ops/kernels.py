@@ -129,10 +129,29 @@ KERNELS: dict[str, str] = {
     "bool text_form, float scale) -> (Tensor grad_pred, Tensor grad_k, Tensor grad_delta)",
 }
 
+# Convolutions fused with what stands before and behind them. A backend may leave them out, or provide
+# them for some dtypes only: the operators then use the library's convolution and the kernels above.
+FUSED_CONVOLUTIONS: dict[str, str] = {
+    # low_gate of conv3x3(p_low, weight), nothing of [N, D, H, W] written. With keep, `kept` is what the
+    # backward needs besides its inputs, in a form of the backend's own; else it has zero elements.
+    "low_gate_conv": "(Tensor p_low, Tensor weight, Tensor border, Tensor gate_weight, Tensor gate_bias, bool keep) "
+    "-> (Tensor gate, Tensor kept)",
+    # low_gate_backward, then the convolution's own gradients (those of border go to border_bias_backward).
+    # grad_weight has the shape of weight.
+    "low_gate_conv_backward": "(Tensor grad_gate, Tensor gate, Tensor kept, Tensor p_low, Tensor weight, "
+    "Tensor border, Tensor gate_weight) -> (Tensor grad_p_low, Tensor grad_weight, Tensor grad_border, "
+    "Tensor grad_gate_weight, Tensor grad_gate_bias)",
+    # relu(conv3x3((p_low + context) * mask, weight) + bias); mask as in mask_apply.
+    "refine_conv": "(Tensor p_low, Tensor? context, Tensor mask, Tensor weight, Tensor bias) -> Tensor",
+    # With grad = grad_out * (out > 0): the gradients of the convolution's input x, weight and bias.
+    "refine_conv_backward": "(Tensor grad_out, Tensor out, Tensor p_low, Tensor? context, Tensor mask, Tensor weight) "
+    "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
+}
+
 LIBRARIES = {namespace: torch.library.Library(namespace, "FRAGMENT") for namespace in NAMESPACES}
 
 for _library in LIBRARIES.values():
-    for _name, _schema in KERNELS.items():
+    for _name, _schema in {**KERNELS, **FUSED_CONVOLUTIONS}.items():
         _library.define(_name + _schema)
 
 
