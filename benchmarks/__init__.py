@@ -1,0 +1,20 @@
+"""Benchmarks of the operators at the shapes of real detectors.
+
+``pytest benchmarks/`` checks every case against the float64 oracle, measures it interleaved with
+its baselines and writes a report. Each module has one duty:
+
+================  ==============================================================================
+``shapes``        the sizes of the feature maps and of the losses
+``workload``      what is measured: an operator at one shape, and groups of its measurements
+``baselines``     who is measured: ours, eager, ``torch.compile``, the library floor, a plain copy
+``accuracy``      the float64 oracle and the rule that a candidate has to meet before it is timed
+``timers``        clocks for CPU and CUDA
+``memory``        saved and peak activation memory
+``harness``       check, warm up, measure interleaved
+``records``       the row that a measurement leaves
+``environment``   where and with what it ran
+``goals``         the project's goals against the rows
+``report``        Markdown and JSON; ``plots`` the pictures
+``bench_*``       one operator each, collected by pytest
+================  ==============================================================================
+"""

@@ -1,0 +1,44 @@
+"""FBSM alone (Eq. 5-8): what is left of the block when CEM is switched off."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from benchmarks.baselines import convolution_floor
+from benchmarks.plan import Options, groups_of
+from benchmarks.records import FORWARD
+from benchmarks.shapes import neck_shapes
+from benchmarks.workload import Group, Workload
+
+HIDDEN = 64  # the narrow gate; bench_efpn_bs has the wide one
+
+
+def plan(options: Options) -> list[Group]:
+    """The groups of a run."""
+    groups = []
+    for dtype in options.dtypes:
+        for full_shape in neck_shapes(options.size, options.device):
+            shape = replace(full_shape, hidden=min(HIDDEN, full_shape.hidden))
+            workload = Workload(
+                operator="FBSM",
+                shape=shape.block_label,
+                arguments={
+                    "high_channels": shape.channels,
+                    "low_channels": shape.channels,
+                    "hidden_channels": shape.hidden,
+                },
+                input_shapes=(shape.low, shape.high),
+                differentiable=(True, True),
+                dtype=dtype,
+                floor=convolution_floor,
+            )
+            # Quick runs leave out what bench_efpn_bs shows too: torch.compile and the gradients.
+            quick = options.size == "quick"
+            found = groups_of(workload, options, compare_compiled=not quick)
+            groups += [group for group in found if not quick or group.direction == FORWARD]
+    return groups
+
+
+def bench_fbsm(entry, record):
+    """One candidate of one group."""
+    record(entry)

@@ -1,0 +1,242 @@
+"""The project's goals as ratios, each against the rows that it speaks of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .accuracy import FORWARD_SLACK, GRADIENT_SLACK
+from .records import (
+    COMPILE,
+    COMPILE_MAX,
+    COPY,
+    EAGER,
+    FLOOR,
+    FORWARD,
+    OURS,
+    TRAINING,
+    GroupKey,
+    Row,
+    by_group,
+)
+
+FORMATS = ("contiguous", "channels_last")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A goal and what came of it; ``measured`` is a ratio, or a share of the copy bandwidth."""
+
+    what: str
+    required: str
+    measured: float
+    met: bool
+
+    @property
+    def distance(self) -> str:
+        """How far from the goal, in the measured ratio."""
+        if self.met:
+            return "met"
+        bound = float(self.required.split()[1])
+        return f"missed by {abs(self.measured / bound - 1):.0%}"
+
+
+def at_most(what: str, measured: float | None, bound: float) -> list[Goal]:
+    """A goal with an upper bound; nothing where nothing was measured."""
+    if measured is None:
+        return []
+    return [Goal(what, f"<= {bound:.2f}", measured, measured <= bound)]
+
+
+def at_least(what: str, measured: float | None, bound: float) -> list[Goal]:
+    """A goal with a lower bound; nothing where nothing was measured."""
+    if measured is None:
+        return []
+    return [Goal(what, f">= {bound:.2f}", measured, measured >= bound)]
+
+
+class Contest:
+    """The rows of one group, with one of ours singled out."""
+
+    def __init__(self, rows: Sequence[Row], ours: Row) -> None:
+        self.rows = rows
+        self.ours = ours
+
+    def find(self, variant: str, memory_format: str | None = None) -> Row | None:
+        """The row of a variant, in our format unless another is named."""
+        memory_format = memory_format or self.ours.memory_format
+        for row in self.rows:
+            if row.variant == variant and row.memory_format == memory_format:
+                return row
+        return None
+
+    def times(self, variant: str, memory_format: str | None = None) -> float | None:
+        """Our time as a multiple of a variant's."""
+        other = self.find(variant, memory_format)
+        return None if other is None else self.ours.median_s / other.median_s
+
+    def speedup(self, variant: str, memory_format: str | None = None) -> float | None:
+        """A variant's time as a multiple of ours."""
+        times = self.times(variant, memory_format)
+        return None if times is None else 1 / times
+
+    @property
+    def copy_share(self) -> float | None:
+        """Our bandwidth over the copy's."""
+        return copy_share(self.ours, self.rows)
+
+    def saved(self, own: bool) -> float | None:
+        """Our saved memory over eager's."""
+        eager = self.find(EAGER)
+        if eager is None or not eager.saved_own_bytes or self.ours.saved_bytes is None:
+            return None
+        if own:
+            return self.ours.saved_own_bytes / eager.saved_own_bytes
+        return self.ours.saved_bytes / eager.saved_bytes
+
+
+def copy_share(row: Row, rows: Sequence[Row]) -> float | None:
+    """The bandwidth of a row, for the bytes that have to move, over that of its group's copy."""
+    copy = next((other for other in rows if other.variant == COPY), None)
+    if copy is None or not row.traffic_bytes or not copy.traffic_bytes:
+        return None
+    return (row.traffic_bytes / row.median_s) / (copy.traffic_bytes / copy.median_s)
+
+
+def goals_of(rows: Sequence[Row]) -> list[Goal]:
+    """Every goal that the rows can answer, and the two that hold everywhere."""
+    goals: list[Goal] = []
+    for key, members in by_group(list(rows)).items():
+        check = CHECKS.get(key.operator)
+        if check is None:
+            continue
+        for ours in (row for row in members if row.variant == OURS):
+            goals += check(key, Contest(members, ours))
+    return goals + numerics_goals(rows)
+
+
+def block_goals(key: GroupKey, contest: Contest) -> list[Goal]:
+    """E-FPN-BS at 800 x 800 with hidden = C = 256."""
+    if not key.shape.startswith("AI-TOD") or not key.shape.endswith("hidden 256"):
+        return []
+    if key.clock == "wall":
+        return cpu_block_goals(key, contest)
+    # Kernels alone on tensors that left the cache: launches are the same work for everyone.
+    if key.clock == "graph" and key.cache == "cold" and key.dtype == "bfloat16":
+        return cuda_block_goals(key, contest)
+    return []
+
+
+def cpu_block_goals(key: GroupKey, contest: Contest) -> list[Goal]:
+    """One image in float32."""
+    if key.dtype != "float32" or "N=1," not in key.shape:
+        return []
+    memory_format = contest.ours.memory_format
+    name = f"EFPNBS {key.direction}, {memory_format}: "
+    if key.direction == FORWARD:
+        floor, eager = contest.times(FLOOR), contest.speedup(EAGER, "contiguous")
+        return [
+            *at_most(name + "time / library floor", floor, 1.08),
+            *at_least(name + "speed-up over eager contiguous", eager, 1.7),
+            *at_least(name + "speed-up over torch.compile", contest.speedup(COMPILE), 1.3),
+            *at_most(name + "time / library floor (stretch)", floor, 0.65),
+            *at_least(name + "speed-up over eager (stretch)", contest.speedup(EAGER), 2.8),
+        ]
+    if key.direction != TRAINING:
+        return []
+    floor_bound, eager_bound = {"contiguous": (0.80, 1.9), "channels_last": (0.45, 3.5)}[
+        memory_format
+    ]
+    return [
+        *at_most(name + "time / library floor", contest.times(FLOOR), floor_bound),
+        *at_least(name + "speed-up over eager", contest.speedup(EAGER), eager_bound),
+        *memory_goals(name, contest),
+    ]
+
+
+def cuda_block_goals(key: GroupKey, contest: Contest) -> list[Goal]:
+    """Batches of 1, 2 and 8 in bfloat16, channels_last."""
+    ours = contest.ours
+    if ours.memory_format != "channels_last":
+        return []
+    batch = key.shape.split("N=")[1].split(",")[0]
+    name = f"EFPNBS {key.direction}, bfloat16 channels_last, N={batch}, {ours.backend}: "
+    floor, eager = contest.times(FLOOR), contest.speedup(EAGER)
+    if key.direction == FORWARD:
+        tuned = contest.speedup(COMPILE_MAX)
+        return [
+            *at_most(name + "time / library floor", floor, 1.2),
+            *at_least(name + "speed-up over eager", eager, 1.7),
+            *at_least(name + "speed-up over torch.compile max-autotune", tuned, 1.4),
+        ]
+    if key.direction != TRAINING:
+        return []
+    return [
+        *at_most(name + "time / library floor", floor, 1.2),
+        *at_least(name + "speed-up over eager", eager, 1.5),
+        *memory_goals(name, contest),
+    ]
+
+
+def memory_goals(name: str, contest: Contest) -> list[Goal]:
+    """What is kept for backward, without and with the block's own inputs and outputs."""
+    kept = name + "memory kept for backward / eager's"
+    return [
+        *at_most(kept + ", without own inputs and outputs", contest.saved(own=True), 0.35),
+        *at_most(kept + ", with them", contest.saved(own=False), 0.35),
+    ]
+
+
+def cem_goals(key: GroupKey, contest: Contest) -> list[Goal]:
+    """Bandwidth of the forward pass on a GPU."""
+    if key.clock != "graph" or key.cache != "cold" or key.direction != FORWARD:
+        return []
+    ours = contest.ours
+    name = f"CEM forward, {key.shape}, {key.dtype} {ours.memory_format}, {ours.backend}: "
+    return at_least(name + "share of copy bandwidth", contest.copy_share, 0.9)
+
+
+def dc_loss_goals(key: GroupKey, contest: Contest) -> list[Goal]:
+    """Call overhead of a small loss, bandwidth of a large one."""
+    ours = contest.ours
+    backend = f", {ours.backend}" if key.clock != "wall" else ""
+    name = f"DCLoss {key.direction}, {key.shape}, {key.dtype}, {key.cache}{backend}: "
+    if key.shape.startswith("2 048") and key.direction == TRAINING and key.clock != "graph":
+        return at_least(name + "speed-up over eager", contest.speedup(EAGER), 6.0)
+    if not key.shape.startswith("10 000 000") or key.cache != "cold":
+        return []
+    if key.clock == "graph":
+        return at_least(name + "share of copy bandwidth", contest.copy_share, 0.9)
+    if key.clock == "wall" and key.direction == TRAINING:
+        return [
+            *at_least(name + "speed-up over eager", contest.speedup(EAGER), 40.0),
+            *at_least(name + "share of copy bandwidth", contest.copy_share, 0.5),
+        ]
+    return []
+
+
+CHECKS: dict[str, Callable[[GroupKey, Contest], list[Goal]]] = {
+    "EFPNBS": block_goals,
+    "CEM": cem_goals,
+    "DCLoss": dc_loss_goals,
+}
+
+
+def numerics_goals(rows: Sequence[Row]) -> list[Goal]:
+    """The worst error over eager's, one ulp granted, and the share of repeatable results."""
+    goals: list[Goal] = []
+    for direction, slack in ((FORWARD, FORWARD_SLACK), (TRAINING, GRADIENT_SLACK)):
+        ratios = [
+            max(row.error - torch.finfo(getattr(torch, row.dtype)).eps, 0.0) / row.eager_error
+            for row in rows
+            if row.variant == OURS and row.direction == direction and row.eager_error
+        ]
+        what = f"worst error / eager's error beyond one ulp, {direction}"
+        goals += at_most(what, max(ratios, default=None), slack)
+    repeatable = [row.repeatable for row in rows if row.variant == OURS]
+    if repeatable:
+        share = sum(map(bool, repeatable)) / len(repeatable)
+        goals += at_least("share of results that are bitwise repeatable", share, 1.0)
+    return goals

@@ -1,0 +1,79 @@
+"""Options of a run, and how a workload becomes groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .records import COMPILE, COMPILE_MAX, COPY, EAGER, FLOOR, FORWARD, TRAINING
+from .timers import MAX_COLD_SETS, cold_sets
+from .workload import Group, Workload
+
+BUDGET_S = {"smoke": 0.2, "quick": 20.0, "full": 60.0}
+CUDA_BUDGET_S = {"smoke": 0.2, "quick": 1.5, "full": 4.0}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of a run.
+
+    Args:
+        size: a name of :data:`~benchmarks.shapes.SIZES`.
+        device: ``"cpu"`` or ``"cuda"``.
+        backends: of ours, each measured.
+        dtypes: of the inputs.
+        compiled: ``"auto"`` (what fits the size), ``"none"``, ``"default"`` or ``"all"``.
+    """
+
+    size: str
+    device: str
+    backends: tuple[str, ...]
+    dtypes: tuple[torch.dtype, ...]
+    compiled: str
+
+    def compile_variants(self, direction: str) -> tuple[str, ...]:
+        """Which forms of ``torch.compile`` take part."""
+        if self.compiled == "none" or (self.compiled == "auto" and self.size == "smoke"):
+            return ()
+        if self.compiled == "all":
+            return COMPILE, COMPILE_MAX
+        # Compiling a backward takes minutes on a small CPU.
+        if self.compiled == "auto" and self.size == "quick" and direction == TRAINING:
+            return ()
+        return (COMPILE,)
+
+
+def groups_of(
+    workload: Workload, options: Options, compare_compiled: bool = True, share: float = 1.0
+) -> list[Group]:
+    """Every direction, cache state and clock of a workload.
+
+    Args:
+        workload: what to measure.
+        options: of the run.
+        compare_compiled: whether ``torch.compile`` may take part.
+        share: of the size's time budget that each group gets.
+    """
+    budgets = CUDA_BUDGET_S if options.device == "cuda" else BUDGET_S
+    caches = ["warm"]
+    # A block with a floor of convolutions is no matter of caches on a CPU.
+    cache_matters = options.device == "cuda" or workload.floor is None
+    if cache_matters and cold_sets(workload.input_bytes, options.device) <= MAX_COLD_SETS:
+        caches.append("cold")
+    clocks = ("events", "graph") if options.device == "cuda" else ("wall",)
+    groups = []
+    for direction in (FORWARD, TRAINING):
+        variants = [EAGER]
+        if compare_compiled:
+            variants += options.compile_variants(direction)
+        if workload.floor is not None:
+            variants.append(FLOOR)
+        if workload.traffic:
+            variants.append(COPY)
+        groups += [
+            Group(workload, direction, cache, clock, tuple(variants), budgets[options.size] * share)
+            for cache in caches
+            for clock in clocks
+        ]
+    return groups

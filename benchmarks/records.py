@@ -1,0 +1,116 @@
+"""The row that a measurement leaves: plain data, written to JSON as it stands."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+OURS = "efpn_kernels"
+EAGER = "eager"
+COMPILE = "torch.compile"
+COMPILE_MAX = "torch.compile max-autotune"
+FLOOR = "library floor"
+COPY = "copy"
+
+FORWARD = "forward"
+BACKWARD = "backward"
+TRAINING = "forward + backward"
+
+
+@dataclass(frozen=True)
+class GroupKey:
+    """Rows with the same key were measured interleaved and may be compared."""
+
+    operator: str
+    shape: str
+    dtype: str
+    direction: str
+    cache: str  # "warm": the same tensors in every call; "cold": tensors that left the cache
+    clock: str  # "wall": host clock; "events": device, launches included; "graph": kernels alone
+
+    def __str__(self) -> str:
+        parts = (self.operator, self.shape, self.dtype, self.direction, self.cache, self.clock)
+        return " | ".join(parts)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate's measurement. Times in seconds per call, sizes in bytes."""
+
+    operator: str
+    shape: str
+    dtype: str
+    direction: str
+    cache: str
+    clock: str
+    variant: str
+    memory_format: str
+    backend: str | None
+    median_s: float
+    q25_s: float
+    q75_s: float
+    min_s: float
+    samples_s: tuple[float, ...]
+    calls_per_round: int
+    first_call_s: float | None
+    error: float | None = None
+    eager_error: float | None = None
+    repeatable: bool | None = None
+    saved_bytes: int | None = None
+    saved_own_bytes: int | None = None
+    peak_bytes: int | None = None
+    traffic_bytes: int | None = None
+
+    @property
+    def group(self) -> GroupKey:
+        """The key of the rows that were measured together with this one."""
+        return GroupKey(
+            self.operator, self.shape, self.dtype, self.direction, self.cache, self.clock
+        )
+
+    @property
+    def label(self) -> str:
+        """Who was measured, with the backend where it is ours."""
+        return self.variant if self.backend is None else f"{self.variant} ({self.backend})"
+
+    @property
+    def rounds(self) -> int:
+        """How many samples were taken."""
+        return len(self.samples_s)
+
+    @property
+    def spread(self) -> float:
+        """Distance of the quartiles relative to the median."""
+        return (self.q75_s - self.q25_s) / self.median_s if self.median_s else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Omission:
+    """A candidate that was not timed, and why."""
+
+    operator: str
+    shape: str
+    dtype: str
+    direction: str
+    cache: str
+    clock: str
+    variant: str
+    memory_format: str
+    backend: str | None
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def by_group(rows: list[Row]) -> dict[GroupKey, list[Row]]:
+    """Rows by group, both in the order of measurement."""
+    groups: dict[GroupKey, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    return groups

@@ -1,0 +1,108 @@
+"""What is measured: an operator at one shape, and the groups of its measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from efpn_kernels import reference
+
+from .records import GroupKey
+
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """An operator with its arguments, the shapes of its inputs and its dtype.
+
+    Args:
+        operator: a module of :mod:`efpn_kernels`, and its twin's name in the reference.
+        shape: the label of the shape.
+        arguments: of the module's constructor.
+        input_shapes: one shape for each tensor of ``forward``.
+        differentiable: which inputs need a gradient.
+        dtype: of the inputs, and of the parameters if ``cast_parameters``.
+        formats: memory formats to measure, keys of :data:`FORMATS`.
+        input_scale: standard deviation of the inputs.
+        floor: builds the library calls that no implementation can avoid from the eager module;
+            its ``forward`` takes the same inputs.
+        traffic: for memory-bound operators, the bytes that have to move, by direction.
+    """
+
+    operator: str
+    shape: str
+    arguments: Mapping[str, Any]
+    input_shapes: tuple[tuple[int, ...], ...]
+    differentiable: tuple[bool, ...]
+    dtype: torch.dtype
+    formats: tuple[str, ...] = ("contiguous", "channels_last")
+    input_scale: float = 1.0
+    cast_parameters: bool = True
+    floor: Callable[[nn.Module], nn.Module] | None = None
+    traffic: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def dtype_name(self) -> str:
+        """``"float32"`` and so on."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of one set of inputs."""
+        elements = sum(torch.Size(shape).numel() for shape in self.input_shapes)
+        return elements * self.dtype.itemsize
+
+    @cached_property
+    def master(self) -> nn.Module:
+        """The reference module in float32 with seeded weights: every candidate's weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return getattr(reference, self.operator)(**self.arguments)
+
+    def inputs(self, device: str, memory_format: str) -> tuple[Tensor, ...]:
+        """One set of inputs: the same values in every format."""
+        generator = torch.Generator().manual_seed(1)
+        tensors = []
+        for shape, needs_grad in zip(self.input_shapes, self.differentiable, strict=True):
+            values = torch.randn(shape, generator=generator) * self.input_scale
+            tensor = as_format(values.to(device, self.dtype), memory_format)
+            tensors.append(tensor.requires_grad_(needs_grad))
+        return tuple(tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Candidates of one workload that are measured together, and how.
+
+    Args:
+        variants: names of :mod:`~benchmarks.records` beside ours.
+        budget_s: the time that the rounds should take, warm-up excluded.
+    """
+
+    workload: Workload
+    direction: str
+    cache: str
+    clock: str
+    variants: tuple[str, ...]
+    budget_s: float
+
+    @property
+    def key(self) -> GroupKey:
+        """The key of the group's rows."""
+        work = self.workload
+        return GroupKey(
+            work.operator, work.shape, work.dtype_name, self.direction, self.cache, self.clock
+        )
+
+
+def as_format(tensor: Tensor, memory_format: str) -> Tensor:
+    """``tensor`` in a memory format if it is a map, else as it is."""
+    if tensor.dim() != 4:
+        return tensor
+    return tensor.contiguous(memory_format=FORMATS[memory_format])
