@@ -1,0 +1,62 @@
+"""The Triton backend: every kernel of ``efpn_kernels.ops.kernels`` in the namespace ``efpn_triton``.
+
+Kernels run on the current stream, never synchronise with the host and take their launch settings from
+fixed tables, so they can be captured in a CUDA graph and give the same bits in every run.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+
+import torch
+
+from . import border_bias, context, dc_loss, gate_apply, low_gate, reduce, upsampled_gate
+
+KERNELS: tuple[Callable, ...] = (
+    context.pooled_context,
+    context.pooled_context_backward,
+    context.context_add,
+    reduce.spatial_sum,
+    upsampled_gate.upsampled_gate,
+    upsampled_gate.upsampled_gate_backward,
+    upsampled_gate.upsampled_relu,
+    upsampled_gate.upsampled_relu_backward,
+    border_bias.border_bias,
+    border_bias.border_bias_backward,
+    low_gate.low_gate,
+    low_gate.low_gate_backward,
+    low_gate.border_relu,
+    low_gate.border_sum,
+    gate_apply.gate_apply,
+    gate_apply.mask_apply,
+    gate_apply.mask_apply_backward,
+    gate_apply.mask_merge_,
+    gate_apply.fuse_backward,
+    reduce.relu_backward,
+    dc_loss.dc_loss,
+    dc_loss.dc_loss_backward,
+)
+
+
+def on_device_of_first(kernel: Callable) -> Callable:
+    """Launch on the device of the first argument, also where it is not the current one."""
+
+    @functools.wraps(kernel)
+    def guarded(x: torch.Tensor, *args: object) -> object:
+        if x.get_device() == torch.cuda.current_device():
+            return kernel(x, *args)
+        with torch.cuda.device_of(x):
+            return kernel(x, *args)
+
+    return guarded
+
+
+def register(library: torch.library.Library) -> None:
+    """Register every kernel for CUDA and, where the interpreter runs Triton, for the CPU."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    for kernel in KERNELS:
+        library.impl(kernel.__name__, on_device_of_first(kernel), "CUDA")
+        if interpreted:
+            library.impl(kernel.__name__, kernel, "CPU")

@@ -1,0 +1,192 @@
+"""Reductions in a fixed order: per-program partial sums in one launch, their sum in a second one.
+
+At ``[N, 256, 200, 200]`` bfloat16 and N = 1 on an H200 (4.3 TB/s):
+
+==================  ==================  ===========  =======
+kernel              bytes               operations   time
+==================  ==================  ===========  =======
+``spatial_sum``     read 20.5 MB        10 M         4.8 us
+``relu_backward``   read 41, write 20   20 M         14.3 us
+second stages       under 1 MB          0.3 M        latency
+==================  ==================  ===========  =======
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import (
+    REDUCTION_PROGRAMS,
+    accumulator,
+    chunks,
+    is_channels_last,
+    power_of_2,
+    wide_tile,
+)
+from .tile import map_tile
+
+
+@triton.jit
+def sum_rows(partial_ptr, first, last, K, column, ROWS: tl.constexpr, ACC: tl.constexpr):
+    """Sum of the rows ``[first, last)`` of a matrix with ``K`` columns, for some columns."""
+    total = tl.zeros([ROWS, column.shape[0]], ACC)
+    for row in range(first, last, ROWS):
+        r = row + tl.arange(0, ROWS)
+        pointers = partial_ptr + r[:, None] * K + column[None, :]
+        total += tl.load(pointers, (r < last)[:, None] & (column < K)[None, :], other=0.0)
+    return tl.sum(total, axis=0)
+
+
+@triton.jit
+def row_sum_kernel(
+    partial_ptr, out_ptr, R, K, edge, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SEGMENTS: tl.constexpr
+):
+    """out ``[B, SEGMENTS, K]``: sums over the rows of partial ``[B, R, K]``.
+
+    With three segments these are rows ``[0, edge)``, the rows between, and the last ``edge`` rows;
+    where ``R == edge`` there is only the first.
+    """
+    b = tl.program_id(0).to(tl.int64)
+    segment = tl.program_id(1)
+    column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
+    first = 0
+    last = R
+    if SEGMENTS == 3:
+        middle_last = tl.maximum(R - edge, edge)
+        first = tl.where(segment == 0, 0, tl.where(segment == 1, edge, middle_last))
+        last = tl.where(segment == 0, edge, tl.where(segment == 1, middle_last, R))
+    ACC: tl.constexpr = out_ptr.dtype.element_ty
+    total = sum_rows(partial_ptr + b * R * K, first, last, K, column, ROWS, ACC)
+    tl.store(out_ptr + (b * SEGMENTS + segment) * K + column, total, column < K)
+
+
+def row_sum(partial: Tensor, edge: int = 0) -> Tensor:
+    """``[B, R, K] -> [B, 1, K]``, or ``[B, 3, K]`` by segments where ``edge`` rows are at each end."""
+    B, R, K = partial.shape
+    segments = 3 if edge else 1
+    out = partial.new_empty(B, segments, K)
+    if out.numel():
+        columns = power_of_2(K, 16)
+        grid = (B, segments, triton.cdiv(K, columns))
+        row_sum_kernel[grid](
+            partial, out, R, K, edge, ROWS=power_of_2(R, 256), COLUMNS=columns, SEGMENTS=segments
+        )
+    return out
+
+
+@triton.jit
+def split_sum_kernel(
+    partial_ptr,
+    out0_ptr,
+    out1_ptr,
+    out2_ptr,
+    R,
+    K,
+    split0,
+    split1,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Sums over the rows of partial ``[R, K]``, into one tensor for each range of columns."""
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    total = sum_rows(partial_ptr, 0, R, K, column, ROWS, out0_ptr.dtype.element_ty)
+    tl.store(out0_ptr + column, total, column < split0)
+    tl.store(out1_ptr + (column - split0), total, (column >= split0) & (column < split1))
+    tl.store(out2_ptr + (column - split1), total, (column >= split1) & (column < K))
+
+
+def split_sum(partial: Tensor, *widths: int) -> tuple[Tensor, ...]:
+    """Sums over the rows of ``[R, K]``: at most three tensors of ``widths`` columns, together K."""
+    R, K = partial.shape
+    outs = tuple(partial.new_empty(width) for width in widths)
+    splits = [sum(widths[:i]) for i in range(1, 3)]
+    columns = power_of_2(K, 16)
+    split_sum_kernel[(triton.cdiv(K, columns),)](
+        partial,
+        *(outs + outs[-1:] * 2)[:3],
+        R,
+        K,
+        *splits,
+        ROWS=power_of_2(R, 256),
+        COLUMNS=columns,
+    )
+    return outs
+
+
+@triton.jit
+def spatial_sum_kernel(
+    x_ptr,
+    out_ptr,
+    grad_ptr,
+    partial_ptr,
+    HW,
+    C,
+    tiles,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    RELU: tl.constexpr,
+):
+    """partial ``[N, chunks, C]``: sums of a chunk's pixels of x.
+
+    With ``RELU``, of x where out is positive, which is also stored in grad.
+    """
+    n, chunk = tl.program_id(0), tl.program_id(1)
+    c0 = tl.program_id(2) * CHANNELS
+    c = c0 + tl.arange(0, CHANNELS)
+    total = tl.zeros([PIXELS, CHANNELS], partial_ptr.dtype.element_ty)
+    for tile in range(chunk * tiles, (chunk + 1) * tiles):
+        p0 = tile * PIXELS
+        inside = (p0 + tl.arange(0, PIXELS) < HW)[:, None] & (c < C)[None, :]
+        pointers = map_tile(x_ptr, n, p0, c0, HW, C, PIXELS, CHANNELS, CHANNELS_LAST)
+        x = tl.load(pointers, inside, other=0.0)
+        if RELU:
+            pointers = map_tile(out_ptr, n, p0, c0, HW, C, PIXELS, CHANNELS, CHANNELS_LAST)
+            x = tl.where(tl.load(pointers, inside, other=0.0) > 0, x, 0.0).to(x.dtype)
+            pointers = map_tile(grad_ptr, n, p0, c0, HW, C, PIXELS, CHANNELS, CHANNELS_LAST)
+            tl.store(pointers, x, inside)
+        total += x.to(total.dtype)
+    row = n.to(tl.int64) * tl.num_programs(1) + chunk
+    tl.store(partial_ptr + row * C + c, tl.sum(total, axis=0), c < C)
+
+
+def chunk_sums(x: Tensor, out: Tensor | None, grad: Tensor | None) -> Tensor:
+    """The first stage: partial sums ``[N, chunks, C]``."""
+    N, C, H, W = x.shape
+    channels_last = is_channels_last(x)
+    tile = wide_tile(C, H * W, channels_last)
+    blocks = triton.cdiv(C, tile.channels)
+    tiles, count = chunks(H * W, tile.pixels, REDUCTION_PROGRAMS // max(blocks, 1))
+    partial = x.new_empty(N, count, C, dtype=accumulator(x))
+    if partial.numel():
+        spatial_sum_kernel[(N, count, blocks)](
+            x,
+            out,
+            grad,
+            partial,
+            H * W,
+            C,
+            tiles,
+            PIXELS=tile.pixels,
+            CHANNELS=tile.channels,
+            CHANNELS_LAST=channels_last,
+            RELU=out is not None,
+            num_warps=tile.warps,
+        )
+    return partial
+
+
+def spatial_sum(x: Tensor) -> Tensor:
+    """``[N, C, H, W] -> [N, C]`` in the accumulation dtype."""
+    return row_sum(chunk_sums(x, None, None))[:, 0]
+
+
+def relu_backward(grad_out: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """``grad_out * (out > 0)``, and its sum ``[C]`` over images and pixels."""
+    grad = torch.empty_like(grad_out)
+    partial = chunk_sums(grad_out, out, grad)
+    (grad_bias,) = split_sum(partial.flatten(0, 1), grad_out.shape[1])
+    return grad, grad_bias

@@ -1,0 +1,80 @@
+"""Device functions shared by the kernels: tiles of a map, bilinear sources, the sigmoid.
+
+A map ``[N, C, H, W]`` is seen as ``[N, HW, C]`` (channels_last) or ``[N, C, HW]`` (contiguous). Every
+kernel works on tiles ``[PIXELS, CHANNELS]`` of one image, whatever the format: only the strides
+differ, and Triton lays the threads along the one that is 1.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def map_tile(
+    map_ptr,
+    n,
+    p0,
+    c0,
+    HW,
+    C,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+):
+    """Pointers ``[PIXELS, CHANNELS]`` to pixels from ``p0`` and channels from ``c0`` of image ``n``.
+
+    The base is 64-bit; offsets inside of a tile fit 32 bits.
+    """
+    p = tl.arange(0, PIXELS)[:, None]
+    c = tl.arange(0, CHANNELS)[None, :]
+    n = tl.cast(n, tl.int64)
+    if CHANNELS_LAST:
+        pointers = map_ptr + ((n * HW + p0) * C + c0) + (p * C + c)
+    else:
+        pointers = map_ptr + ((n * C + c0) * HW + p0) + (c * HW + p)
+    return pointers
+
+
+@triton.jit
+def bilinear_source(q, low, high):
+    """Where position ``q`` of ``high`` reads from ``low`` positions: indices ``i0, i1``, weight of ``i1``.
+
+    The source position ``(q + 1/2) low / high - 1/2`` (align_corners=False), clamped at 0, is a ratio of
+    integers, so the indices are exact and the weight is rounded once. Positions out of range are
+    clamped into it; the caller masks them.
+    """
+    q = tl.minimum(tl.maximum(q, 0), high - 1)
+    numerator = tl.maximum((2 * q + 1) * low - high, 0)
+    i0 = numerator // (2 * high)
+    i1 = tl.minimum(i0 + 1, low - 1)
+    return i0, i1, numerator - i0 * (2 * high)
+
+
+@triton.jit
+def tap_weights(q, low, high, ACC: tl.constexpr):
+    """``i0, i1`` and their weights; both weights are zero where ``q`` is outside of the image."""
+    i0, i1, remainder = bilinear_source(q, low, high)
+    upper = tl.cast(remainder, ACC) / tl.cast(2 * high, ACC)
+    inside = tl.cast((q >= 0) & (q < high), ACC)
+    return i0, i1, (1 - upper) * inside, upper * inside
+
+
+@triton.jit
+def gather_range(i, low, high):
+    """The half-open range of positions of ``high`` that can read low position ``i``."""
+    first = tl.maximum(((2 * i - 1) * high - low) // (2 * low), 0)
+    last = tl.minimum(((2 * i + 3) * high + low - 1) // (2 * low), high)
+    return first, last
+
+
+@triton.jit
+def sigmoid(x):
+    return 1 / (1 + tl.exp(-x))
+
+
+@triton.jit
+def border_class(position, size):
+    """0 for the first position of an axis, 2 for the last (where it is not the first), else 1."""
+    return tl.where(position == 0, 0, tl.where(position == size - 1, 2, 1))

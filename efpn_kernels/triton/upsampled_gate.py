@@ -1,0 +1,392 @@
+"""FBSM, the high gate of Eq. 6, commuted: nine low-resolution tap maps, interpolated and summed.
+
+``A[y, x] = bias + sum_ky Y_ky(sum_kx X_kx(taps[ky, kx]))`` with the bilinear interpolations ``X_kx`` at
+``x + kx - 1`` and ``Y_ky`` at ``y + ky - 1``. They are separable, so there are two stages:
+
+1. rows ``[N, h, 3, W, D]``: for each low-resolution row and ky, the three X_kx summed;
+2. A from six rows: a program walks down its columns and holds the rows in registers, loading two more
+   only where one of the three taps enters the next low-resolution row.
+
+Reading nine taps of four corners for every pixel would be 1.5 GB through L2 at D = 256 and 200 x 200;
+the two stages read 0.1 GB. Nothing of D x H x W is stored. The adjoints gather: each low-resolution row
+(then column) collects from the pixels that read it, in a fixed order, recomputing A.
+
+At taps ``[1, 25, 25, 9, 256]`` to 200 x 200 on an H200 (4.3 TB/s, L2 about 5.5 TB/s, 50 MB):
+
+======================  ==========================================  ===========  =======
+kernel                  bytes (all of them fit L2)                  operations   time
+======================  ==========================================  ===========  =======
+rows, forward           read 5.8 MB, write 15.4 MB                  23 M         4 us
+columns, forward        read 43 MB (rows, 2.8 times), write 0.2 MB  90 M         8 us
+columns, backward       read 92 MB, write 15.4 MB                   330 M        20 us
+rows, backward          read 35 MB, write 5.8 MB                    40 M         8 us
+======================  ==========================================  ===========  =======
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import is_channels_last, power_of_2
+from .reduce import split_sum
+from .tile import gather_range, map_tile, sigmoid, tap_weights
+
+COLUMN_ROWS = 16
+"""Image rows that a program of the second stage walks."""
+
+
+@triton.jit
+def upsampled_rows_fwd_kernel(
+    taps_ptr, rows_ptr, w, W, D, PIXELS: tl.constexpr, CHANNELS: tl.constexpr
+):
+    """rows ``[N h, 3, W, D]``: for each ky, taps ``[N h, w, 9, D]`` interpolated in x and summed over kx."""
+    ACC: tl.constexpr = rows_ptr.dtype.element_ty
+    row = tl.program_id(0) // 3
+    ky = tl.program_id(0) % 3
+    x = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
+    d = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = (x < W)[:, None] & (d < D)[None, :]
+    low = taps_ptr + row.to(tl.int64) * w * 9 * D + d[None, :]
+    total = tl.zeros([PIXELS, CHANNELS], ACC)
+    for kx in tl.static_range(3):
+        j0, j1, w0, w1 = tap_weights(x + kx - 1, w, W, ACC)
+        tap = 3 * ky + kx
+        near = tl.load(low + (j0 * 9 + tap)[:, None] * D, inside, other=0.0)
+        far = tl.load(low + (j1 * 9 + tap)[:, None] * D, inside, other=0.0)
+        total += w0[:, None] * near + w1[:, None] * far
+    out = rows_ptr + tl.program_id(0).to(tl.int64) * W * D
+    tl.store(out + x[:, None] * D + d[None, :], total, inside)
+
+
+@triton.jit
+def tap_row(row_ptr, stride, inside, near, far, loaded, q, h, H, ACC: tl.constexpr):
+    """One ky's share of A at the position ``q`` of its tap, with the two rows it stands between.
+
+    The rows stay in registers until ``q`` enters another low-resolution row.
+    """
+    i0, i1, w0, w1 = tap_weights(q, h, H, ACC)
+    if i0 != loaded:
+        near = tl.load(row_ptr + i0 * stride, inside, other=0.0)
+        far = tl.load(row_ptr + i1 * stride, inside, other=0.0)
+    return near, far, i0, w0 * near + w1 * far
+
+
+@triton.jit
+def upsampled_fwd_kernel(
+    rows_ptr,
+    bias_ptr,
+    gate_weight_ptr,
+    gate_bias_ptr,
+    out_ptr,
+    h,
+    H,
+    W,
+    D,
+    ROWS: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    GATED: tl.constexpr,
+):
+    """From rows ``[N, h, 3, W, D]``: the gate (``GATED``, one block of channels), or relu(A) as a map."""
+    ACC: tl.constexpr = rows_ptr.dtype.element_ty
+    blocks = tl.cdiv(H, ROWS)
+    n = tl.program_id(0) // blocks
+    y0 = tl.program_id(0) % blocks * ROWS
+    x0 = tl.program_id(1) * PIXELS
+    c0 = tl.program_id(2) * CHANNELS
+    x = x0 + tl.arange(0, PIXELS)
+    d = c0 + tl.arange(0, CHANNELS)
+    inside = (x < W)[:, None] & (d < D)[None, :]
+    bias = tl.load(bias_ptr + d, d < D, other=0.0).to(ACC)[None, :]
+    gate_weight = bias
+    gate_bias = tl.zeros([], ACC)
+    if GATED:
+        gate_weight = tl.load(gate_weight_ptr + d, d < D, other=0.0).to(ACC)[None, :]
+        gate_bias = tl.load(gate_bias_ptr).to(ACC)
+    width = tl.cast(W, tl.int64) * D
+    row0 = rows_ptr + n * h * 3 * width + (x[:, None] * D + d[None, :])
+    row1 = row0 + width
+    row2 = row1 + width
+    near0 = tl.zeros([PIXELS, CHANNELS], ACC)
+    far0, near1, far1, near2, far2 = near0, near0, near0, near0, near0
+    at0, at1, at2 = -1, -1, -1
+    for y in range(y0, tl.minimum(y0 + ROWS, H)):
+        near0, far0, at0, a0 = tap_row(
+            row0, 3 * width, inside, near0, far0, at0, y - 1, h, H, ACC
+        )
+        near1, far1, at1, a1 = tap_row(row1, 3 * width, inside, near1, far1, at1, y, h, H, ACC)
+        near2, far2, at2, a2 = tap_row(
+            row2, 3 * width, inside, near2, far2, at2, y + 1, h, H, ACC
+        )
+        hidden = tl.maximum(bias + a0 + a1 + a2, 0.0)
+        if GATED:
+            gate = sigmoid(gate_bias + tl.sum(hidden * gate_weight, axis=1))
+            tl.store(out_ptr + (tl.cast(n, tl.int64) * H + y) * W + x, gate, x < W)
+        else:
+            pointers = map_tile(
+                out_ptr, n, y * W + x0, c0, H * W, D, PIXELS, CHANNELS, CHANNELS_LAST
+            )
+            tl.store(pointers, hidden.to(out_ptr.dtype.element_ty), inside)
+
+
+@triton.jit
+def upsampled_bwd_kernel(
+    grad_ptr,
+    gate_ptr,
+    rows_ptr,
+    bias_ptr,
+    gate_weight_ptr,
+    grad_rows_ptr,
+    partial_ptr,
+    h,
+    H,
+    W,
+    D,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    GATED: tl.constexpr,
+):
+    """The adjoint of the second stage at one low-resolution row ``i``, and the parameters' gradients.
+
+    grad_rows ``[N, h, 3, W, D]`` collects from every image row that reads row ``i``. Row ``i`` owns the
+    image rows whose first source it is; over these, partial ``[programs, D]`` sums the gradient of
+    bias and, ``GATED``, ``[programs, 2 D + 1]`` those of bias, gate_weight and gate_bias.
+    """
+    ACC: tl.constexpr = rows_ptr.dtype.element_ty
+    n = tl.program_id(0) // h
+    i = tl.program_id(0) % h
+    x0 = tl.program_id(1) * PIXELS
+    c0 = tl.program_id(2) * CHANNELS
+    x = x0 + tl.arange(0, PIXELS)
+    d = c0 + tl.arange(0, CHANNELS)
+    inside = (x < W)[:, None] & (d < D)[None, :]
+    bias = tl.load(bias_ptr + d, d < D, other=0.0).to(ACC)[None, :]
+    gate_weight = bias
+    if GATED:
+        gate_weight = tl.load(gate_weight_ptr + d, d < D, other=0.0).to(ACC)[None, :]
+    width = tl.cast(W, tl.int64) * D
+    tile = x[:, None] * D + d[None, :]
+    row0 = rows_ptr + n * h * 3 * width + tile
+    row1 = row0 + width
+    row2 = row1 + width
+    near0 = tl.zeros([PIXELS, CHANNELS], ACC)
+    far0, near1, far1, near2, far2 = near0, near0, near0, near0, near0
+    at0, at1, at2 = -1, -1, -1
+    grad0, grad1, grad2, bias_sum, weight_sum = near0, near0, near0, near0, near0
+    gate_sum = tl.zeros([PIXELS], ACC)
+    first, last = gather_range(i, h, H)
+    for y in range(tl.maximum(first - 1, 0), tl.minimum(last + 1, H)):
+        near0, far0, at0, a0 = tap_row(
+            row0, 3 * width, inside, near0, far0, at0, y - 1, h, H, ACC
+        )
+        near1, far1, at1, a1 = tap_row(row1, 3 * width, inside, near1, far1, at1, y, h, H, ACC)
+        near2, far2, at2, a2 = tap_row(
+            row2, 3 * width, inside, near2, far2, at2, y + 1, h, H, ACC
+        )
+        hidden = bias + a0 + a1 + a2
+        if GATED:
+            at = (tl.cast(n, tl.int64) * H + y) * W + x
+            gate = tl.load(gate_ptr + at, x < W, other=0.0)
+            grad_logit = tl.load(grad_ptr + at, x < W, other=0.0) * gate * (1 - gate)
+            grad = grad_logit[:, None] * gate_weight
+        else:
+            pointers = map_tile(
+                grad_ptr, n, y * W + x0, c0, H * W, D, PIXELS, CHANNELS, CHANNELS_LAST
+            )
+            grad = tl.load(pointers, inside, other=0.0).to(ACC)
+        grad = tl.where(hidden > 0, grad, 0.0)
+        grad0 += weight_of(i, y - 1, h, H, ACC) * grad
+        grad1 += weight_of(i, y, h, H, ACC) * grad
+        grad2 += weight_of(i, y + 1, h, H, ACC) * grad
+        owned = tl.cast(at1 == i, ACC)
+        bias_sum += owned * grad
+        if GATED:
+            weight_sum += (owned * grad_logit)[:, None] * tl.maximum(hidden, 0.0)
+            gate_sum += owned * grad_logit
+    out = grad_rows_ptr + tl.program_id(0).to(tl.int64) * 3 * width + tile
+    tl.store(out, grad0, inside)
+    tl.store(out + width, grad1, inside)
+    tl.store(out + 2 * width, grad2, inside)
+    program = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    if GATED:
+        out = partial_ptr + program * (2 * D + 1)
+        tl.store(out + d, tl.sum(bias_sum, axis=0), d < D)
+        tl.store(out + D + d, tl.sum(weight_sum, axis=0), d < D)
+        tl.store(out + 2 * D, tl.sum(gate_sum, axis=0), tl.program_id(2) == 0)
+    else:
+        tl.store(partial_ptr + program * D + d, tl.sum(bias_sum, axis=0), d < D)
+
+
+@triton.jit
+def weight_of(i, q, low, high, ACC: tl.constexpr):
+    """The weight with which position ``q`` reads low-resolution position ``i``."""
+    i0, i1, w0, w1 = tap_weights(q, low, high, ACC)
+    return w0 * tl.cast(i0 == i, ACC) + w1 * tl.cast(i1 == i, ACC)
+
+
+@triton.jit
+def upsampled_rows_bwd_kernel(
+    grad_rows_ptr, grad_taps_ptr, w, W, D, PIXELS: tl.constexpr, CHANNELS: tl.constexpr
+):
+    """The adjoint of the first stage: grad_taps ``[N h, w, 9, D]`` of one ky and one column ``j``."""
+    ACC: tl.constexpr = grad_taps_ptr.dtype.element_ty
+    row = tl.program_id(0) // 3
+    ky = tl.program_id(0) % 3
+    j = tl.program_id(1)
+    d = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    grad0 = tl.zeros([PIXELS, CHANNELS], ACC)
+    grad1, grad2 = grad0, grad0
+    first, last = gather_range(j, w, W)
+    last = tl.minimum(last + 1, W)
+    base = grad_rows_ptr + tl.program_id(0).to(tl.int64) * W * D
+    for x0 in range(tl.maximum(first - 1, 0), last, PIXELS):
+        x = x0 + tl.arange(0, PIXELS)
+        inside = (x < last)[:, None] & (d < D)[None, :]
+        grad = tl.load(base + x[:, None] * D + d[None, :], inside, other=0.0)
+        grad0 += weight_of(j, x - 1, w, W, ACC)[:, None] * grad
+        grad1 += weight_of(j, x, w, W, ACC)[:, None] * grad
+        grad2 += weight_of(j, x + 1, w, W, ACC)[:, None] * grad
+    out = grad_taps_ptr + ((row.to(tl.int64) * w + j) * 9 + 3 * ky) * D + d
+    tl.store(out, tl.sum(grad0, axis=0), d < D)
+    tl.store(out + D, tl.sum(grad1, axis=0), d < D)
+    tl.store(out + 2 * D, tl.sum(grad2, axis=0), d < D)
+
+
+def interpolated_rows(taps: Tensor, W: int) -> Tensor:
+    """The first stage: ``[N, h, 3, W, D]``."""
+    N, h, w, _, D = taps.shape
+    rows = taps.new_empty(N, h, 3, W, D)
+    if rows.numel():
+        channels = power_of_2(D, 256)
+        pixels = 2048 // channels
+        grid = (N * h * 3, triton.cdiv(W, pixels), triton.cdiv(D, channels))
+        upsampled_rows_fwd_kernel[grid](
+            taps, rows, w, W, D, PIXELS=pixels, CHANNELS=channels, num_warps=4
+        )
+    return rows
+
+
+def launch_upsampled(
+    taps: Tensor,
+    bias: Tensor,
+    gate_weight: Tensor | None,
+    gate_bias: Tensor | None,
+    out: Tensor,
+    channels_last: bool,
+) -> None:
+    """Both stages of the forward, into out (a gate with gate_weight, else a map)."""
+    N, h, _, _, D = taps.shape
+    H, W = out.shape[2:]
+    gated = gate_weight is not None
+    if gated:
+        channels = power_of_2(D, 8192)
+        pixels = max(1024 // channels, 1)
+    elif channels_last:
+        channels = power_of_2(D, 256)
+        pixels = 1024 // channels
+    else:
+        channels, pixels = 32, 32
+    grid = (N * triton.cdiv(H, COLUMN_ROWS), triton.cdiv(W, pixels), triton.cdiv(D, channels))
+    upsampled_fwd_kernel[grid](
+        interpolated_rows(taps, W),
+        bias,
+        gate_weight,
+        gate_bias,
+        out,
+        h,
+        H,
+        W,
+        D,
+        ROWS=COLUMN_ROWS,
+        PIXELS=pixels,
+        CHANNELS=channels,
+        CHANNELS_LAST=channels_last,
+        GATED=gated,
+        num_warps=max(4, pixels * channels // 512),
+    )
+
+
+def upsampled_gate(
+    taps: Tensor, bias: Tensor, gate_weight: Tensor, gate_bias: Tensor, H: int, W: int
+) -> Tensor:
+    """The gate ``[N, 1, H, W]`` of taps ``[N, h, w, 9, D]``."""
+    gate = taps.new_empty(taps.shape[0], 1, H, W)
+    if gate.numel():
+        launch_upsampled(taps, bias, gate_weight, gate_bias, gate, False)
+    return gate
+
+
+def upsampled_relu(taps: Tensor, bias: Tensor, H: int, W: int, channels_last: bool) -> Tensor:
+    """relu(A) as a map ``[N, D, H, W]``."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    out = torch.empty(
+        (taps.shape[0], taps.shape[-1], H, W),
+        dtype=bias.dtype,
+        device=taps.device,
+        memory_format=layout,
+    )
+    if out.numel():
+        launch_upsampled(taps, bias, None, None, out, is_channels_last(out))
+    return out
+
+
+def launch_upsampled_backward(
+    grad: Tensor, gate: Tensor | None, taps: Tensor, bias: Tensor, gate_weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Both stages of the backward: grad_taps and the partial sums of the parameters' gradients."""
+    N, h, w, _, D = taps.shape
+    H, W = grad.shape[2:]
+    gated = gate is not None
+    channels_last = is_channels_last(grad)
+    channels = power_of_2(D, 256) if gated or channels_last else 32
+    pixels = 1024 // channels
+    blocks = triton.cdiv(D, channels)
+    columns = triton.cdiv(W, pixels)
+    partial = taps.new_empty(N * h * columns, 2 * D + 1 if gated else D)
+    if grad.numel() == 0:
+        return torch.zeros_like(taps), partial[:0]
+    rows = interpolated_rows(taps, W)
+    grad_rows = torch.empty_like(rows)
+    upsampled_bwd_kernel[(N * h, columns, blocks)](
+        grad,
+        gate,
+        rows,
+        bias,
+        gate_weight,
+        grad_rows,
+        partial,
+        h,
+        H,
+        W,
+        D,
+        PIXELS=pixels,
+        CHANNELS=channels,
+        CHANNELS_LAST=channels_last,
+        GATED=gated,
+        num_warps=4,
+    )
+    grad_taps = torch.empty_like(taps)
+    upsampled_rows_bwd_kernel[(N * h * 3, w, blocks)](
+        grad_rows, grad_taps, w, W, D, PIXELS=8, CHANNELS=channels, num_warps=4
+    )
+    return grad_taps, partial
+
+
+def upsampled_gate_backward(
+    grad_gate: Tensor, gate: Tensor, taps: Tensor, bias: Tensor, gate_weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """grad_taps (like taps), grad_bias ``[D]``, grad_gate_weight ``[D]``, grad_gate_bias ``[1]``."""
+    grad_taps, partial = launch_upsampled_backward(grad_gate, gate, taps, bias, gate_weight)
+    D = taps.shape[-1]
+    return grad_taps, *split_sum(partial, D, D, 1)
+
+
+def upsampled_relu_backward(grad: Tensor, taps: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """grad_taps (like taps) and grad_bias ``[D]`` for the gradient of relu(A), a map."""
+    grad_taps, partial = launch_upsampled_backward(grad, None, taps, bias, None)
+    return grad_taps, *split_sum(partial, taps.shape[-1])
