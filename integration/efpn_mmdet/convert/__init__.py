@@ -1,0 +1,1 @@
+"""Converters of published annotations to COCO json: ``visdrone`` and ``dota2``."""
