@@ -66,9 +66,9 @@ def output_gradient(output: Tensor) -> Tensor | None:
     """A fixed random gradient in the output's dtype and format; None for a scalar."""
     if output.dim() == 0:
         return None
-    generator = torch.Generator().manual_seed(2)
-    values = torch.randn(output.shape, generator=generator)
-    return torch.empty_like(output, requires_grad=False).copy_(values)
+    generator = torch.Generator(output.device).manual_seed(2)
+    values = torch.randn(output.shape, generator=generator, device=output.device)
+    return torch.empty_like(output).copy_(values)
 
 
 def oracle(workload: Workload, device: str, direction: str) -> Inputs:
@@ -81,17 +81,15 @@ def oracle(workload: Workload, device: str, direction: str) -> Inputs:
         tensor.detach().double().requires_grad_(tensor.requires_grad)
         for tensor in workload.inputs(device, "contiguous")
     )
-    return _run_rounded(module, inputs, workload.dtype, direction)
-
-
-def _run_rounded(module: nn.Module, inputs: Inputs, dtype: torch.dtype, direction: str) -> Inputs:
-    if direction != TRAINING:
-        return run(module, inputs, (), direction)
-    output = module(*inputs)
-    gradient = output_gradient(output.detach().to(dtype))
-    gradient = None if gradient is None else gradient.double()
-    leaves = leaves_of(inputs, tuple(module.parameters()))
-    return (output.detach(), *torch.autograd.grad(output, leaves, gradient))
+    # Searching for the fastest float64 convolution takes longer than running any of them.
+    with torch.backends.cudnn.flags(benchmark=False):
+        if direction != TRAINING:
+            return run(module, inputs, (), direction)
+        output = module(*inputs)
+        gradient = output_gradient(output.detach().to(workload.dtype))
+        gradient = None if gradient is None else gradient.double()
+        leaves = leaves_of(inputs, tuple(module.parameters()))
+        return (output.detach(), *torch.autograd.grad(output, leaves, gradient))
 
 
 def max_error(results: Inputs, expected: Inputs) -> float:

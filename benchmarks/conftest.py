@@ -18,7 +18,7 @@ from benchmarks.plan import Options
 from benchmarks.records import OURS, Omission, Row
 from benchmarks.replay import clock, replay
 from benchmarks.shapes import SIZES
-from benchmarks.workload import Group
+from benchmarks.workload import FORMATS, Group
 
 BACKENDS = ("auto", "reference", "cpu", "cuda", "triton")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -30,9 +30,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--backend", default="auto", help=f"ours, comma-separated, of {BACKENDS}")
     group.addoption("--dtype", default="float32", help=f"comma-separated, of {DTYPES}")
     group.addoption("--size", default="quick", choices=SIZES, help="how much to measure")
-    group.addoption("--compiled", default="auto", choices=("auto", "none", "default", "all"),
-                    help="which forms of torch.compile to compare with (auto: what fits the size)")
-    group.addoption("--output", type=Path, help="folder of the report")  # fmt: skip
+    group.addoption("--format", default=",".join(FORMATS), help="memory formats, comma-separated")
+    group.addoption(
+        "--compiled",
+        default="auto",
+        choices=("auto", "none", "default", "all"),
+        help="which forms of torch.compile to compare with (auto: what fits the size)",
+    )
+    group.addoption("--output", type=Path, help="folder of the report")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -85,6 +90,7 @@ def record(request: pytest.FixtureRequest, benchmark):
     return measured
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     """The goals, and where the report is."""
     session = config.stash[SESSION]
@@ -158,6 +164,7 @@ def options_of(config: pytest.Config) -> Options:
         device="cuda" if on_gpu else "cpu",
         backends=backends,
         dtypes=dtypes,
+        formats=_chosen(config, "--format", tuple(FORMATS)),
         compiled=config.getoption("--compiled"),
     )
 

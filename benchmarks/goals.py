@@ -162,7 +162,7 @@ def cuda_block_goals(key: GroupKey, contest: Contest) -> list[Goal]:
     if ours.memory_format != "channels_last":
         return []
     batch = key.shape.split("N=")[1].split(",")[0]
-    name = f"EFPNBS {key.direction}, bfloat16 channels_last, N={batch}, {ours.backend}: "
+    name = f"EFPNBS {key.direction}, bfloat16 channels_last, N={batch}, {ours.ran_on}: "
     floor, eager = contest.times(FLOOR), contest.speedup(EAGER)
     if key.direction == FORWARD:
         tuned = contest.speedup(COMPILE_MAX)
@@ -194,14 +194,14 @@ def cem_goals(key: GroupKey, contest: Contest) -> list[Goal]:
     if key.clock != "graph" or key.cache != "cold" or key.direction != FORWARD:
         return []
     ours = contest.ours
-    name = f"CEM forward, {key.shape}, {key.dtype} {ours.memory_format}, {ours.backend}: "
+    name = f"CEM forward, {key.shape}, {key.dtype} {ours.memory_format}, {ours.ran_on}: "
     return at_least(name + "share of copy bandwidth", contest.copy_share, 0.9)
 
 
 def dc_loss_goals(key: GroupKey, contest: Contest) -> list[Goal]:
     """Call overhead of a small loss, bandwidth of a large one."""
     ours = contest.ours
-    backend = f", {ours.backend}" if key.clock != "wall" else ""
+    backend = f", {ours.ran_on}" if key.clock != "wall" else ""
     name = f"DCLoss {key.direction}, {key.shape}, {key.dtype}, {key.cache}{backend}: "
     if key.shape.startswith("2 048") and key.direction == TRAINING and key.clock != "graph":
         return at_least(name + "speed-up over eager", contest.speedup(EAGER), 6.0)

@@ -7,10 +7,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import quantiles
 
-import numpy as np
 import torch
 from torch import Tensor
+
+import efpn_kernels
 
 from .accuracy import judge, leaves_of, max_error, oracle, output_gradient, run
 from .baselines import Candidate, Entrant, Inputs, build, entrants
@@ -49,8 +51,9 @@ class Check:
     warm_call_s: float
     error: float | None
     eager_error: float | None
-    repeatable: bool | None
-    memory: Memory | None
+    repeatable: bool | None = None
+    memory: Memory | None = None
+    ran_on: str | None = None
 
 
 @dataclass(eq=False)
@@ -138,9 +141,7 @@ class Harness:
     def _contestants(self, group: Group, omissions: list[Omission]) -> list[Contestant]:
         work = group.workload
         sets = cold_sets(work.input_bytes, self.device) if group.cache == "cold" else 1
-        inputs = {
-            name: [work.inputs(self.device, name) for _ in range(sets)] for name in work.formats
-        }
+        inputs = {name: work.input_sets(self.device, name, sets) for name in work.formats}
         contestants = []
         for entrant in entrants(group, self.backends):
             self.progress(f"checking {entrant}")
@@ -178,11 +179,11 @@ class Harness:
     def _check_copy(self, candidate: Candidate, inputs: Inputs) -> Check:
         step = Step(candidate, [inputs], FORWARD)
         first, *warm = (estimate(step, self.device) for _ in range(4))
-        return Check(first, min(warm), None, None, None, None)
+        return Check(first, min(warm), None, None)
 
     def _check(self, candidate: Candidate, group: Group, inputs: Inputs) -> Check:
         direction, variant = group.direction, candidate.entrant.variant
-        error = eager_error = repeatable = memory = None
+        error = eager_error = repeatable = memory = ran_on = None
         start = time.perf_counter()
         if candidate.checked:
             results = run(candidate.module, inputs, candidate.parameters, direction)
@@ -191,6 +192,7 @@ class Harness:
             error = max_error(results, self._oracle(direction))
             eager_error = self._eager_error(candidate, direction, error)
             if variant == OURS:
+                ran_on = efpn_kernels.explain(*inputs).backend
                 again = run(candidate.module, inputs, candidate.parameters, direction)
                 repeatable = all(map(_same_bits, results, again))
                 del again
@@ -206,7 +208,7 @@ class Harness:
         warm_call = time.perf_counter() - start
         if memory is None or warm_call < LONG_CALL_S:
             warm_call = min(estimate(step, self.device) for _ in range(3))
-        return Check(first_call, warm_call, error, eager_error, repeatable, memory)
+        return Check(first_call, warm_call, error, eager_error, repeatable, memory, ran_on)
 
     def _oracle(self, direction: str) -> Inputs:
         if direction not in self._oracles:
@@ -280,7 +282,7 @@ def _omission(group: Group, entrant: Entrant, error: Exception) -> Omission:
         entrant.variant,
         entrant.memory_format,
         entrant.backend,
-        reason.strip().splitlines()[0][:300],
+        reason.strip().splitlines()[0][:200],
     )
 
 
@@ -293,7 +295,7 @@ def _rows(group: Group, one: Contestant) -> list[Row]:
 
 
 def _row(group: Group, one: Contestant, direction: str, seconds: list[float]) -> Row:
-    low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
+    low, median, high = quantiles(seconds, n=4, method="inclusive")
     key, entrant, check = group.key, one.candidate.entrant, one.check
     memory = check.memory
     return Row(
@@ -306,6 +308,7 @@ def _row(group: Group, one: Contestant, direction: str, seconds: list[float]) ->
         variant=entrant.variant,
         memory_format=entrant.memory_format,
         backend=entrant.backend,
+        ran_on=check.ran_on,
         median_s=median,
         q25_s=low,
         q75_s=high,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,7 +11,7 @@ from .timers import MAX_COLD_SETS, cold_sets
 from .workload import Group, Workload
 
 BUDGET_S = {"smoke": 0.2, "quick": 20.0, "full": 60.0}
-CUDA_BUDGET_S = {"smoke": 0.2, "quick": 1.5, "full": 4.0}
+CUDA_BUDGET_S = {"smoke": 0.2, "quick": 0.6, "full": 3.0}
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Options:
         device: ``"cpu"`` or ``"cuda"``.
         backends: of ours, each measured.
         dtypes: of the inputs.
+        formats: memory formats of the maps.
         compiled: ``"auto"`` (what fits the size), ``"none"``, ``"default"`` or ``"all"``.
     """
 
@@ -30,6 +31,7 @@ class Options:
     device: str
     backends: tuple[str, ...]
     dtypes: tuple[torch.dtype, ...]
+    formats: tuple[str, ...]
     compiled: str
 
     def compile_variants(self, direction: str) -> tuple[str, ...]:
@@ -55,13 +57,11 @@ def groups_of(
         compare_compiled: whether ``torch.compile`` may take part.
         share: of the size's time budget that each group gets.
     """
+    formats = tuple(name for name in workload.formats if name in options.formats)
+    if not formats:
+        return []
+    workload = replace(workload, formats=formats)
     budgets = CUDA_BUDGET_S if options.device == "cuda" else BUDGET_S
-    caches = ["warm"]
-    # A block with a floor of convolutions is no matter of caches on a CPU.
-    cache_matters = options.device == "cuda" or workload.floor is None
-    if cache_matters and cold_sets(workload.input_bytes, options.device) <= MAX_COLD_SETS:
-        caches.append("cold")
-    clocks = ("events", "graph") if options.device == "cuda" else ("wall",)
     groups = []
     for direction in (FORWARD, TRAINING):
         variants = [EAGER]
@@ -73,7 +73,19 @@ def groups_of(
             variants.append(COPY)
         groups += [
             Group(workload, direction, cache, clock, tuple(variants), budgets[options.size] * share)
-            for cache in caches
-            for clock in clocks
+            for cache, clock in conditions(workload, options)
         ]
     return groups
+
+
+def conditions(workload: Workload, options: Options) -> list[tuple[str, str]]:
+    """The cache states and clocks worth measuring."""
+    can_be_cold = cold_sets(workload.input_bytes, options.device) <= MAX_COLD_SETS
+    if options.device == "cpu":
+        # Convolutions of a whole level are no matter of caches here.
+        cold = can_be_cold and workload.floor is None
+        return [("warm", "wall"), *([("cold", "wall")] if cold else [])]
+    found = [("warm", "events"), ("cold" if can_be_cold else "warm", "graph")]
+    if options.size == "full" and can_be_cold:
+        found += [("warm", "graph"), ("cold", "events")]
+    return found

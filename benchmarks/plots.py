@@ -20,6 +20,7 @@ from .records import (
     EAGER,
     FLOOR,
     FORWARD,
+    HEADLINE,
     OURS,
     TRAINING,
     GroupKey,
@@ -53,7 +54,6 @@ STYLE = {
     "legend.frameon": False,
 }
 MAX_PANELS = 6
-PICTURED = (("graph", "cold"), ("wall", "warm"))
 
 
 def draw(folder: Path, environment: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
@@ -148,11 +148,11 @@ def speedups(rows: Sequence[Row]) -> plt.Figure | None:
                 if row.memory_format == memory_format and row.variant in BASELINES
             }
             if ours_in(members, memory_format) and found:
-                short = f"{key.operator} {key.shape}, {key.dtype}"
-                lines.append((f"{short}\n{key.direction}, {memory_format}, {key.cache}", found))
+                case = (key.operator, key.shape, key.dtype, key.direction, memory_format)
+                lines.append((", ".join(case), found))
     if not lines:
         return None
-    figure, panel = plt.subplots(figsize=(8, 1.2 + 0.42 * len(lines)), layout="constrained")
+    figure, panel = plt.subplots(figsize=(9, 1.2 + 0.26 * len(lines)), layout="constrained")
     for position, (_, found) in enumerate(lines):
         panel.plot([1, max(found.values())], [position] * 2, color="#D0D0D0", lw=1, zorder=1)
         for variant, value in found.items():
@@ -224,13 +224,11 @@ def kept_memory(rows: Sequence[Row]) -> plt.Figure | None:
 
 
 def _in_pictures(key: GroupKey) -> bool:
-    """One clock and cache state per device: a GPU's kernels on cold tensors, a CPU's on warm."""
-    clock_and_cache = (key.clock, key.cache)
-    return key.direction in (FORWARD, TRAINING) and clock_and_cache in PICTURED
+    return key.direction in (FORWARD, TRAINING) and (key.clock, key.cache) in HEADLINE
 
 
 def _colour(row: Row) -> str:
-    return SECOND_BACKEND if row.backend == "triton" else COLOURS[row.variant]
+    return SECOND_BACKEND if row.ran_on == "triton" else COLOURS[row.variant]
 
 
 def _unit(seconds: float) -> tuple[str, float]:

@@ -16,6 +16,9 @@ FORWARD = "forward"
 BACKWARD = "backward"
 TRAINING = "forward + backward"
 
+# The clock and cache state that stands for a device: a GPU's kernels on cold tensors, a CPU's calls.
+HEADLINE = (("graph", "cold"), ("wall", "warm"))
+
 
 @dataclass(frozen=True)
 class GroupKey:
@@ -45,7 +48,8 @@ class Row:
     clock: str
     variant: str
     memory_format: str
-    backend: str | None
+    backend: str | None  # as asked for; None for baselines
+    ran_on: str | None  # the backend that did the work
     median_s: float
     q25_s: float
     q75_s: float
@@ -71,7 +75,7 @@ class Row:
     @property
     def label(self) -> str:
         """Who was measured, with the backend where it is ours."""
-        return self.variant if self.backend is None else f"{self.variant} ({self.backend})"
+        return self.variant if self.ran_on is None else f"{self.variant} ({self.ran_on})"
 
     @property
     def rounds(self) -> int:
@@ -102,6 +106,13 @@ class Omission:
     memory_format: str
     backend: str | None
     reason: str
+
+    @property
+    def group(self) -> GroupKey:
+        """The key of the group that it is missing from."""
+        return GroupKey(
+            self.operator, self.shape, self.dtype, self.direction, self.cache, self.clock
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

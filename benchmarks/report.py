@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .goals import Goal, copy_share, goals_of
-from .records import FLOOR, OURS, GroupKey, Omission, Row, by_group
+from .records import COPY, FLOOR, OURS, GroupKey, Omission, Row, by_group
 
 JSON = "report.json"
 MARKDOWN = "report.md"
@@ -159,9 +159,9 @@ def ours_in(rows: Sequence[Row], memory_format: str) -> Row | None:
 
 
 def speedup_over(row: Row, rows: Sequence[Row]) -> float | None:
-    """How many times faster ours is, in the row's memory format."""
+    """How many times faster ours is than an equal implementation in the row's memory format."""
     ours = ours_in(rows, row.memory_format)
-    if ours is None or row.variant == OURS:
+    if ours is None or row.variant in (OURS, FLOOR, COPY):
         return None
     return row.median_s / ours.median_s
 

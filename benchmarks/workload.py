@@ -67,13 +67,18 @@ class Workload:
 
     def inputs(self, device: str, memory_format: str) -> tuple[Tensor, ...]:
         """One set of inputs: the same values in every format."""
-        generator = torch.Generator().manual_seed(1)
+        generator = torch.Generator(device).manual_seed(1)
         tensors = []
         for shape, needs_grad in zip(self.input_shapes, self.differentiable, strict=True):
-            values = torch.randn(shape, generator=generator) * self.input_scale
-            tensor = as_format(values.to(device, self.dtype), memory_format)
+            values = torch.randn(shape, generator=generator, device=device) * self.input_scale
+            tensor = as_format(values.to(self.dtype), memory_format)
             tensors.append(tensor.requires_grad_(needs_grad))
         return tuple(tensors)
+
+    def input_sets(self, device: str, memory_format: str, count: int) -> list[tuple[Tensor, ...]]:
+        """``count`` sets of :meth:`inputs`, each in memory of its own."""
+        first = self.inputs(device, memory_format)
+        return [first, *(tuple(map(_own_leaf, first)) for _ in range(count - 1))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +104,10 @@ class Group:
         return GroupKey(
             work.operator, work.shape, work.dtype_name, self.direction, self.cache, self.clock
         )
+
+
+def _own_leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
 
 def as_format(tensor: Tensor, memory_format: str) -> Tensor:

@@ -1,0 +1,150 @@
+"""Writes the README's measured tables from the reports under ``benchmarks/results``.
+
+``python -m benchmarks.readme_table`` replaces what stands between ``<!-- benchmarks:cpu -->`` or
+``<!-- benchmarks:gpu -->`` and the next ``<!-- benchmarks:end -->``. With ``--check`` it changes
+nothing and fails if the README is not what it would write.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import report
+from .environment import ROOT
+from .goals import copy_share
+from .records import (
+    COMPILE,
+    COMPILE_MAX,
+    EAGER,
+    FLOOR,
+    FORWARD,
+    HEADLINE,
+    OURS,
+    TRAINING,
+    GroupKey,
+    Row,
+    by_group,
+)
+
+RESULTS = ROOT / "benchmarks" / "results"
+DEVICE_TYPES = {"cpu": "cpu", "gpu": "cuda"}
+END = "<!-- benchmarks:end -->"
+NOT_MEASURED = "No measurement on such a device has been committed yet.\n"
+
+
+def tables(section: str) -> str:
+    """One table per measured device of a section (``"cpu"`` or ``"gpu"``)."""
+    parts = []
+    for path in sorted(RESULTS.glob(f"*/{report.JSON}")):
+        environment, rows, _ = report.read_json(path.parent)
+        if environment["device_type"] == DEVICE_TYPES[section]:
+            parts.append(device_table(path.parent, environment, rows))
+    return "\n".join(parts) or NOT_MEASURED
+
+
+def device_table(folder: Path, environment: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """The headline cases of one device."""
+    lines = []
+    for key, members in by_group(list(rows)).items():
+        if is_headline(key):
+            for memory_format in dict.fromkeys(row.memory_format for row in members):
+                line = table_line(key, memory_format, members)
+                if line is not None:
+                    lines.append(line)
+    link = (folder / report.MARKDOWN).relative_to(ROOT).as_posix()
+    note = f"{report.headline(environment)} ([whole report]({link}))\n"
+    if not lines:
+        return note
+    names = [name for name in lines[0] if any(line[name] for line in lines)]
+    cells = [[line[name] for name in names] for line in lines]
+    return f"{note}\n{report.table(names, cells)}"
+
+
+def is_headline(key: GroupKey) -> bool:
+    """Whole calls: a CPU's host clock; a GPU's kernels on cold tensors, and small losses' calls."""
+    if key.direction not in (FORWARD, TRAINING):
+        return False
+    if key.operator == "DCLoss" and key.shape.startswith("2 048"):
+        return key.clock != "graph" and key.cache == "warm"
+    if key.operator in ("DCLoss", "CEM"):
+        return key.cache == "cold" and key.clock in ("graph", "wall")
+    return (key.clock, key.cache) in HEADLINE
+
+
+def table_line(key: GroupKey, memory_format: str, rows: Sequence[Row]) -> dict[str, str] | None:
+    """Ours, and how many times faster it is than each baseline."""
+    ours = report.ours_in(rows, memory_format)
+    if ours is None:
+        return None
+    same = {row.variant: row for row in rows if row.memory_format == memory_format}
+    eager = same.get(EAGER)
+    kept = ""
+    if eager is not None and eager.saved_own_bytes and ours.saved_own_bytes is not None:
+        kept = f"{ours.saved_own_bytes / eager.saved_own_bytes:.0%}"
+    share = copy_share(ours, rows)
+    return {
+        "operator": key.operator,
+        "shape": key.shape,
+        "direction": key.direction,
+        "dtype": key.dtype,
+        "format": memory_format,
+        OURS: report.duration(ours.median_s),
+        "backend": ours.ran_on or "",
+        f"vs {EAGER}": _faster(ours, eager),
+        f"vs {COMPILE}": _faster(ours, same.get(COMPILE)),
+        f"vs {COMPILE_MAX}": _faster(ours, same.get(COMPILE_MAX)),
+        f"/ {FLOOR}": report.ratio(report.over_floor(ours, rows)),
+        "of copy": "" if share is None else f"{share:.0%}",
+        "kept / eager's": kept,
+    }
+
+
+def _faster(ours: Row, other: Row | None) -> str:
+    return "" if other is None else f"{other.median_s / ours.median_s:.2f}x"
+
+
+def updated(readme: str) -> str:
+    """The README with its tables renewed.
+
+    Raises:
+        ValueError: if a start marker has no end marker, or none is there.
+    """
+    found = 0
+    for section in DEVICE_TYPES:
+        start = f"<!-- benchmarks:{section} -->"
+        if start not in readme:
+            continue
+        found += 1
+        pattern = re.escape(start) + r".*?" + re.escape(END)
+        text = f"{start}\n{tables(section)}{END}"
+        readme, count = re.subn(pattern, lambda _, t=text: t, readme, count=1, flags=re.DOTALL)
+        if not count:
+            raise ValueError(f"README.md: {start} has no {END} after it")
+    if not found:
+        raise ValueError("README.md: expected a marker <!-- benchmarks:cpu -->, found none")
+    return readme
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the README, or check it."""
+    parser = argparse.ArgumentParser(prog="readme_table", description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing, fail on a difference")
+    options = parser.parse_args(arguments)
+    path = ROOT / "README.md"
+    before = path.read_text()
+    after = updated(before)
+    if options.check:
+        if before != after:
+            print("README.md: the measured tables are out of date; run this without --check")
+        return int(before != after)
+    path.write_text(after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
