@@ -32,18 +32,32 @@ inline ScalarType accumulate_type(ScalarType type) {
   return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
+// aoti_torch_empty_strided is a plain call; torch::stable::empty would go through the dispatcher.
 inline Tensor empty(std::vector<int64_t> sizes, ScalarType type, bool channels_last = false) {
-  return torch::stable::empty(
-      sizes, type, std::nullopt, std::nullopt, std::nullopt,
-      channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
-                    : torch::headeronly::MemoryFormat::Contiguous);
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  const auto next = [&](size_t dim) {
+    strides[dim] = stride;
+    stride *= std::max<int64_t>(sizes[dim], 1);
+  };
+  if (channels_last) {
+    for (const size_t dim : {1, 3, 2, 0}) next(dim);
+  } else {
+    for (size_t dim = sizes.size(); dim-- > 0;) next(dim);
+  }
+  AtenTensorHandle handle;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      sizes.size(), sizes.data(), strides.data(),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)),
+      aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
 }
 inline Tensor zeros(std::vector<int64_t> sizes, ScalarType type, bool channels_last = false) {
   Tensor x = empty(std::move(sizes), type, channels_last);
   std::memset(x.mutable_data_ptr(), 0, x.numel() * x.element_size());
   return x;
 }
-inline Tensor empty_like(const Tensor& map) {
+inline Tensor empty_map_like(const Tensor& map) {
   const Map m(map);
   return empty({m.N, m.C, m.H, m.W}, map.scalar_type(), m.channels_last);
 }
@@ -69,6 +83,37 @@ void dispatch(ScalarType type, const char* name, F f) {
       STD_TORCH_CHECK(false, name, ": expected float16, bfloat16, float32 or float64");
   }
 }
+
+// The elements of a contiguous tensor in the type of accumulation, then zeros up to `size` of them.
+template <class S>
+std::vector<Acc<S>> accumulated(const Tensor& x, int64_t size = 0) {
+  std::vector<Acc<S>> values(std::max(x.numel(), size));
+  for (int64_t i = 0; i < x.numel(); ++i) values[i] = static_cast<Acc<S>>(data<S>(x)[i]);
+  return values;
+}
+
+// A contiguous tensor of the type of accumulation with these values.
+template <class A>
+Tensor tensor_of(const double* values, std::vector<int64_t> sizes, ScalarType type) {
+  Tensor x = empty(std::move(sizes), type);
+  std::copy(values, values + x.numel(), mutable_data<A>(x));
+  return x;
+}
+
+// The gradient of the logit of a gate, grad_gate * gate * (1 - gate), and its sum.
+template <class A>
+struct GateGradient {
+  std::vector<A> values;
+  double sum = 0;
+
+  GateGradient(const Tensor& grad_gate, const Tensor& gate) : values(gate.numel()) {
+    for (int64_t i = 0; i < gate.numel(); ++i) {
+      const A g = data<A>(gate)[i];
+      values[i] = data<A>(grad_gate)[i] * g * (1 - g);
+      sum += values[i];
+    }
+  }
+};
 
 // Splits [0, n) over the threads, at least `grain` each. Work items must not depend on the split.
 template <class F>

@@ -153,6 +153,7 @@ LIBRARIES = {namespace: torch.library.Library(namespace, "FRAGMENT") for namespa
 for _library in LIBRARIES.values():
     for _name, _schema in {**KERNELS, **FUSED_CONVOLUTIONS}.items():
         _library.define(_name + _schema)
+LIBRARIES["efpn"].define("cpu_capability() -> int")
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:

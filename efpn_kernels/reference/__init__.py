@@ -5,8 +5,20 @@ Each module and function has the name, the constructor and the state_dict keys o
 """
 
 from .cem import CEM, cem
-from .dc_loss import DCLoss, dc_loss
+from .dc_loss import FORMS, REDUCTIONS, DCLoss, dc_loss
 from .efpn_bs import EFPNBS, efpn_bs
 from .fbsm import FBSM, fbsm, fbsm_mask
 
-__all__ = ["CEM", "DCLoss", "EFPNBS", "FBSM", "cem", "dc_loss", "efpn_bs", "fbsm", "fbsm_mask"]
+__all__ = [
+    "CEM",
+    "DCLoss",
+    "EFPNBS",
+    "FBSM",
+    "FORMS",
+    "REDUCTIONS",
+    "cem",
+    "dc_loss",
+    "efpn_bs",
+    "fbsm",
+    "fbsm_mask",
+]

@@ -32,6 +32,9 @@ class EFPNBS(nn.Module):
         use_fbsm: ``False`` leaves FBSM out (Table 5).
     """
 
+    CEM = CEM  # the classes of the two parts, which the fused twin replaces
+    FBSM = FBSM
+
     def __init__(
         self,
         high_channels: int,
@@ -45,9 +48,9 @@ class EFPNBS(nn.Module):
         self.use_cem = use_cem
         self.use_fbsm = use_fbsm
         if use_cem:
-            self.cem = CEM(high_channels, low_channels)
+            self.cem = self.CEM(high_channels, low_channels)
         if use_fbsm:
-            self.fbsm = FBSM(high_channels, low_channels, hidden_channels, gate_channels)
+            self.fbsm = self.FBSM(high_channels, low_channels, hidden_channels, gate_channels)
 
     def forward(self, p_low: Tensor, p_high: Tensor) -> Tensor:
         """``(p_low [N, Cl, H, W], p_high [N, Ch, h, w]) -> [N, Cl, H, W]``."""

@@ -1,0 +1,197 @@
+"""Which backend runs given tensors: the choice, and the reason why each other one was passed over."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from . import _libraries
+
+BACKENDS = ("cpu", "cuda", "triton", "reference")
+NAMESPACE = {"cpu": "efpn", "cuda": "efpn", "triton": "efpn_triton"}
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+OPERATORS = ("cem", "fbsm", "efpn_bs", "dc_loss")
+ENVIRONMENT_VARIABLE = "EFPN_KERNELS_BACKEND"
+
+# What ``auto`` tries, fastest first, by device type.
+PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
+
+
+def _validated(name: str, source: str) -> str:
+    if name != "auto" and name not in BACKENDS:
+        raise ValueError(f"{source}: expected one of {('auto', *BACKENDS)}, got {name!r}")
+    return name
+
+
+_choice = _validated(os.environ.get(ENVIRONMENT_VARIABLE, "auto"), ENVIRONMENT_VARIABLE)
+_warned: set[tuple[str, str]] = set()
+
+
+class use_backend:  # noqa: N801: a setter that reads as a function
+    """Choose the backend for all following calls, or inside a ``with`` block.
+
+    Args:
+        name: ``"auto"`` (the fastest that can run the tensors), ``"cpu"``, ``"cuda"``, ``"triton"``
+            or ``"reference"`` (plain PyTorch). An explicit choice that cannot run given tensors
+            makes the call raise ``RuntimeError`` with the reason.
+
+    Raises:
+        ValueError: for any other name.
+    """
+
+    def __init__(self, name: str) -> None:
+        global _choice
+        self.previous = _choice
+        _choice = _validated(name, "use_backend")
+
+    def __enter__(self) -> use_backend:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        global _choice
+        _choice = self.previous
+
+
+def current_backend() -> str:
+    """The name last given to :class:`use_backend`, or ``"auto"``."""
+    return _choice
+
+
+def refusal(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why ``backend`` cannot run tensors of this device and dtype; None if it can."""
+    if backend == "reference":
+        return None
+    if dtype not in DTYPES:
+        return f"dtype {dtype} is not one of {', '.join(str(d) for d in DTYPES)}"
+    library = getattr(_libraries, backend.upper())
+    if backend == "triton":
+        if not library.loaded:
+            return library.problem
+        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+        if device.type != "cuda" and not (interpreted and device.type == "cpu"):
+            return f"tensors are on {device.type}, Triton runs on a GPU"
+        return None
+    if device.type != backend:
+        return f"tensors are on {device.type}"
+    if not library.loaded:
+        return library.problem
+    if backend == "cuda":
+        return _architecture_refusal(device)
+    return None
+
+
+def _architecture_refusal(device: torch.device) -> str | None:
+    built = _libraries.cuda_architectures()
+    if built is None:
+        return None
+    architectures, ptx = built
+    capability = torch.cuda.get_device_capability(device)
+    # Machine code runs on the same major version from its minor version on; PTX on anything newer.
+    if any(a[0] == capability[0] and a[1] <= capability[1] for a in architectures):
+        return None
+    if ptx and max(architectures) <= capability:
+        return None
+    have = ", ".join(f"{major}.{minor}" for major, minor in architectures)
+    return (
+        f"the CUDA library was compiled for {have}{' and PTX' if ptx else ''}, "
+        f"this GPU is {capability[0]}.{capability[1]}"
+    )
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The answer of :func:`explain`."""
+
+    operator: str | None
+    tensors: str
+    choice: str
+    backend: str | None
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        what = f"{self.operator} of {self.tensors}" if self.operator else self.tensors
+        runs = self.backend or "nothing: the chosen backend cannot run these tensors"
+        lines = [f"{what} (backend {self.choice!r}) runs on: {runs}"]
+        lines += [f"  not {name}: {reason}" for name, reason in self.refused.items()]
+        return "\n".join(lines)
+
+
+def explain(*arguments: str | Tensor) -> Explanation:
+    """Say which backend runs given tensors and why each other one is passed over.
+
+    Args:
+        arguments: the tensors of a call, after the operator's name if wanted:
+            ``explain(p_low, p_high)`` or ``explain("efpn_bs", p_low, p_high)``.
+
+    Returns:
+        An :class:`Explanation` with ``backend``, ``refused`` (backend -> reason) and a readable str.
+    """
+    operator = arguments[0] if arguments and isinstance(arguments[0], str) else None
+    if operator is not None and operator not in OPERATORS:
+        raise ValueError(f"explain: expected an operator of {OPERATORS}, got {operator!r}")
+    tensors = [a for a in arguments if isinstance(a, Tensor)]
+    if not tensors or len(tensors) + (operator is not None) != len(arguments):
+        kinds = [type(a).__name__ for a in arguments]
+        raise TypeError(f"explain: expected tensors after an optional operator name, got {kinds}")
+    device, dtype = tensors[0].device, tensors[0].dtype
+    described = ", ".join(f"{list(t.shape)} {t.dtype} on {t.device}" for t in tensors)
+    refused: dict[str, str] = {}
+    chosen = None
+    candidates = _candidates(device) if _choice == "auto" else (_choice,)
+    for backend in (*candidates, *(b for b in BACKENDS if b not in candidates)):
+        reason = refusal(backend, device, dtype)
+        if reason is not None:
+            refused[backend] = reason
+        elif backend not in candidates:
+            refused[backend] = f"{_choice!r} was chosen"
+        elif chosen is None:
+            chosen = backend
+        else:
+            refused[backend] = f"{chosen} is preferred"
+    return Explanation(operator, described, _choice, chosen, refused)
+
+
+def _candidates(device: torch.device) -> tuple[str, ...]:
+    return (*PREFERENCE.get(device.type, ()), "reference")
+
+
+def choose(x: Tensor) -> str:
+    """The backend that runs operators of ``x``, by the current choice.
+
+    Raises:
+        RuntimeError: if an explicitly chosen backend cannot run, with the reason.
+    """
+    if _choice != "auto":
+        reason = refusal(_choice, x.device, x.dtype)
+        if reason is not None:
+            raise RuntimeError(f"backend {_choice!r} cannot run here: {reason}")
+        return _choice
+    for backend in PREFERENCE.get(x.device.type, ()):
+        if refusal(backend, x.device, x.dtype) is None:
+            return backend
+    if not torch.compiler.is_compiling():
+        _warn_reference(x)
+    return "reference"
+
+
+def _warn_reference(x: Tensor) -> None:
+    key = (x.device.type, str(x.dtype))
+    if key in _warned:
+        return
+    _warned.add(key)
+    import warnings
+
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in explain(x).refused.items())
+    warnings.warn(
+        f"efpn_kernels runs plain PyTorch for {x.dtype} tensors on {x.device.type} ({reasons}). "
+        "`efpn doctor` says how to mend it; use_backend('reference') silences this.",
+        stacklevel=4,
+    )
+
+
+def namespace(backend: str) -> torch._ops._OpNamespace:
+    """The dispatcher namespace that holds the operators of ``backend``."""
+    return getattr(torch.ops, NAMESPACE[backend])

@@ -1,0 +1,196 @@
+"""Checks of public arguments: what was required and what came, before any kernel runs."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .reference.dc_loss import FORMS, REDUCTIONS
+
+
+def tensor(name: str, x: object) -> None:
+    """``x`` is a floating-point tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name}: expected a floating-point tensor, got dtype {x.dtype}")
+
+
+def same_kind(name: str, x: Tensor, like_name: str, like: Tensor) -> None:
+    """``x`` has the device and, outside of autocast, the dtype of ``like``."""
+    if x.device != like.device:
+        raise ValueError(
+            f"{name}: expected the device of {like_name} ({like.device}), got {x.device}"
+        )
+    if x.dtype != like.dtype and not torch.is_autocast_enabled(like.device.type):
+        raise TypeError(f"{name}: expected the dtype of {like_name} ({like.dtype}), got {x.dtype}")
+
+
+def _shape(name: str, x: Tensor, expected: tuple[int, ...]) -> None:
+    if x.shape != expected:
+        raise ValueError(f"{name}: expected shape {expected}, got {tuple(x.shape)}")
+
+
+def maps(low_name: str, low: Tensor, high: Tensor) -> None:
+    """A low-level map ``[N, Cl, H, W]`` and a high-level one ``[N, Ch, h, w]`` of the same images."""
+    for name, x, dims in ((low_name, low, "[N, C, H, W]"), ("p_high", high, "[N, C, h, w]")):
+        tensor(name, x)
+        if x.dim() != 4:
+            raise ValueError(f"{name}: expected 4 dimensions {dims}, got shape {tuple(x.shape)}")
+    same_kind("p_high", high, low_name, low)
+    if low.shape[0] != high.shape[0]:
+        raise ValueError(
+            f"p_high: expected the batch size of {low_name} ({low.shape[0]}), got {high.shape[0]}"
+        )
+    if high.shape[2] == 0 or high.shape[3] == 0:
+        raise ValueError(
+            "p_high: expected a height and width of at least 1 to take a maximum and to upsample, "
+            f"got shape {tuple(high.shape)}"
+        )
+
+
+def _parameters(
+    low_name: str, low: Tensor, expected: dict[str, tuple[Tensor, tuple[int, ...]]]
+) -> None:
+    for name, (parameter, shape) in expected.items():
+        tensor(name, parameter)
+        _shape(name, parameter, shape)
+        same_kind(name, parameter, low_name, low)
+
+
+def projection(low: Tensor, high: Tensor, prefix: str, weight: Tensor, bias: Tensor) -> None:
+    """The projection of CEM: ``[Cl, Ch, 1, 1]`` and ``[Cl]``."""
+    c, c_high = low.shape[1], high.shape[1]
+    _parameters(
+        "p_low",
+        low,
+        {f"{prefix}weight": (weight, (c, c_high, 1, 1)), f"{prefix}bias": (bias, (c,))},
+    )
+
+
+def fbsm(
+    low_name: str,
+    low: Tensor,
+    high: Tensor,
+    high_conv_weight: Tensor,
+    high_conv_bias: Tensor,
+    high_gate_weight: Tensor,
+    high_gate_bias: Tensor,
+    low_conv_weight: Tensor,
+    low_conv_bias: Tensor,
+    low_gate_weight: Tensor,
+    low_gate_bias: Tensor,
+    fuse_weight: Tensor,
+    fuse_bias: Tensor,
+    refine_weight: Tensor,
+    refine_bias: Tensor,
+) -> None:
+    """The parameters of FBSM, whose hidden and gate channels ``low_gate_weight`` gives."""
+    c, c_high = low.shape[1], high.shape[1]
+    tensor("low_gate_weight", low_gate_weight)
+    if low_gate_weight.dim() != 4 or low_gate_weight.shape[0] not in (1, c):
+        raise ValueError(
+            f"low_gate_weight: expected shape [G, D, 1, 1] with G = 1 or the channels of {low_name} "
+            f"({c}), got {tuple(low_gate_weight.shape)}"
+        )
+    g, d = low_gate_weight.shape[:2]
+    _parameters(
+        low_name,
+        low,
+        {
+            "high_conv_weight": (high_conv_weight, (d, c_high, 3, 3)),
+            "high_conv_bias": (high_conv_bias, (d,)),
+            "high_gate_weight": (high_gate_weight, (g, d, 1, 1)),
+            "high_gate_bias": (high_gate_bias, (g,)),
+            "low_conv_weight": (low_conv_weight, (d, c, 3, 3)),
+            "low_conv_bias": (low_conv_bias, (d,)),
+            "low_gate_weight": (low_gate_weight, (g, d, 1, 1)),
+            "low_gate_bias": (low_gate_bias, (g,)),
+            "fuse_weight": (fuse_weight, (g, g, 3, 3)),
+            "fuse_bias": (fuse_bias, (g,)),
+            "refine_weight": (refine_weight, (c, c, 3, 3)),
+            "refine_bias": (refine_bias, (c,)),
+        },
+    )
+
+
+def scalar_parameter(name: str, x: object, like: Tensor) -> None:
+    """``k`` or ``delta``: a floating-point tensor of one element on the device of ``like``."""
+    tensor(name, x)
+    if x.numel() != 1:
+        raise ValueError(f"{name}: expected one element, got shape {tuple(x.shape)}")
+    if x.device != like.device:
+        raise ValueError(f"{name}: expected the device of pred ({like.device}), got {x.device}")
+
+
+def loss(
+    pred: Tensor,
+    target: Tensor,
+    k: Tensor,
+    delta: Tensor,
+    weight: Tensor | None,
+    form: str,
+    reduction: str,
+    avg_factor: float | Tensor | None,
+) -> None:
+    """The arguments of ``dc_loss``."""
+    tensor("pred", pred)
+    tensor("target", target)
+    _shape("target", target, tuple(pred.shape))
+    same_kind("target", target, "pred", pred)
+    scalar_parameter("k", k, pred)
+    scalar_parameter("delta", delta, pred)
+    if weight is not None:
+        loss_weight(pred, weight)
+    choice("form", form, FORMS)
+    choice("reduction", reduction, REDUCTIONS)
+    if avg_factor is not None and reduction != "mean":
+        raise ValueError(f"avg_factor: expected reduction 'mean', got reduction {reduction!r}")
+
+
+def loss_weight(pred: Tensor, weight: Tensor) -> None:
+    """Elementwise weights: broadcastable to ``pred``, without gradient."""
+    tensor("weight", weight)
+    same_kind("weight", weight, "pred", pred)
+    try:
+        fits = torch.broadcast_shapes(weight.shape, pred.shape) == pred.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"weight: expected a shape that broadcasts to pred's {tuple(pred.shape)}, "
+            f"got {tuple(weight.shape)}"
+        )
+    if weight.requires_grad:
+        raise ValueError("weight: expected requires_grad=False, it is not differentiable; got True")
+
+
+def choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
+
+
+def finite(name: str, value: float, positive: bool = False) -> None:
+    """``value`` is a finite number, and above zero if ``positive``."""
+    if not math.isfinite(value) or (positive and value <= 0):
+        wanted = "a positive, finite number" if positive else "a finite number"
+        raise ValueError(f"{name}: expected {wanted}, got {value}")
+
+
+def value_range(name: str, bounds: tuple[float, float] | None, value: float) -> None:
+    """``bounds`` is None or ``(low, high)``, finite and ascending, around ``value``."""
+    if bounds is None:
+        return
+    if len(bounds) != 2 or not all(math.isfinite(b) for b in bounds) or bounds[0] > bounds[1]:
+        raise ValueError(f"{name}: expected (low, high) with finite low <= high, got {bounds}")
+    if not bounds[0] <= value <= bounds[1]:
+        raise ValueError(f"{name}: expected bounds around the initial value {value}, got {bounds}")
+
+
+def channels(name: str, value: int) -> None:
+    """``value`` is a positive number of channels."""
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: expected a positive integer, got {value!r}")

@@ -1,0 +1,178 @@
+"""The operators as functions: arguments checked, backend chosen, kernels called.
+
+Every function has a plain PyTorch twin of the same name in :mod:`efpn_kernels.reference`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import backends, checks, reference
+from .ops import dc_loss as dc_loss_operator
+from .ops.layout import dense
+
+__all__ = ["cem", "dc_loss", "efpn_bs", "fbsm"]
+
+
+def _wants_grad(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def cem(p_low: Tensor, p_high: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Context Enhancement Module, Eq. 1-4: ``p_low + relu(weight . maxpool(p_high) + bias)``.
+
+    Args:
+        p_low: ``[N, Cl, H, W]``, floating point.
+        p_high: ``[N, Ch, h, w]``, at least one pixel, dtype and device of ``p_low``.
+        weight: ``[Cl, Ch, 1, 1]``.
+        bias: ``[Cl]``.
+
+    Returns:
+        ``[N, Cl, H, W]`` in the memory format of ``p_low``.
+
+    Raises:
+        TypeError: for a dtype that does not fit; ValueError: for a shape or device that does not;
+        RuntimeError: if an explicitly chosen backend cannot run these tensors.
+    """
+    checks.maps("p_low", p_low, p_high)
+    checks.projection(p_low, p_high, "", weight, bias)
+    backend = backends.choose(p_low)
+    if backend == "reference":
+        return reference.cem(p_low, p_high, weight, bias)
+    op = backends.namespace(backend).cem
+    return op(dense(p_low), dense(p_high), weight.contiguous(), bias.contiguous())[0]
+
+
+def _block(
+    backend: str,
+    p_low: Tensor,
+    p_high: Tensor,
+    project: tuple[Tensor, Tensor] | tuple[None, None],
+    fbsm_parameters: tuple[Tensor, ...],
+) -> Tensor:
+    keep = _wants_grad(p_low, p_high, *project, *fbsm_parameters)
+    parameters = (p if p is None else _dense_parameter(p) for p in (*project, *fbsm_parameters))
+    op = backends.namespace(backend).efpn_bs
+    return op(dense(p_low), dense(p_high), *parameters, keep)[0]
+
+
+def _dense_parameter(p: Tensor) -> Tensor:
+    return dense(p) if p.dim() == 4 else p.contiguous()
+
+
+def fbsm(c_low: Tensor, p_high: Tensor, *parameters: Tensor) -> Tensor:
+    """Foreground-Background Separation Module, Eq. 5-8.
+
+    Args:
+        c_low: ``[N, Cl, H, W]``, floating point.
+        p_high: ``[N, Ch, h, w]``, at least one pixel, dtype and device of ``c_low``.
+        parameters: the twelve of :func:`efpn_kernels.reference.fbsm`, in its order: weight and bias of
+            ``high_conv [D, Ch, 3, 3]``, ``high_gate [G, D, 1, 1]``, ``low_conv [D, Cl, 3, 3]``,
+            ``low_gate [G, D, 1, 1]``, ``fuse [G, G, 3, 3]`` and ``refine [Cl, Cl, 3, 3]``,
+            with ``G`` 1 or ``Cl``.
+
+    Returns:
+        ``[N, Cl, H, W]`` in the memory format of ``c_low``.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`cem`.
+    """
+    checks.maps("c_low", c_low, p_high)
+    checks.fbsm("c_low", c_low, p_high, *parameters)
+    backend = backends.choose(c_low)
+    if backend == "reference":
+        return reference.fbsm(c_low, p_high, *parameters)
+    return _block(backend, c_low, p_high, (None, None), parameters)
+
+
+def efpn_bs(
+    p_low: Tensor,
+    p_high: Tensor,
+    project_weight: Tensor,
+    project_bias: Tensor,
+    *fbsm_parameters: Tensor,
+) -> Tensor:
+    """CEM then FBSM as one fused block, Fig. 3.
+
+    Args:
+        p_low: ``[N, Cl, H, W]``, floating point.
+        p_high: ``[N, Ch, h, w]``, at least one pixel, dtype and device of ``p_low``.
+        project_weight: ``[Cl, Ch, 1, 1]``.
+        project_bias: ``[Cl]``.
+        fbsm_parameters: as in :func:`fbsm`.
+
+    Returns:
+        ``[N, Cl, H, W]`` in the memory format of ``p_low``.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`cem`.
+    """
+    checks.maps("p_low", p_low, p_high)
+    checks.projection(p_low, p_high, "project_", project_weight, project_bias)
+    checks.fbsm("p_low", p_low, p_high, *fbsm_parameters)
+    backend = backends.choose(p_low)
+    if backend == "reference":
+        return reference.efpn_bs(p_low, p_high, project_weight, project_bias, *fbsm_parameters)
+    return _block(backend, p_low, p_high, (project_weight, project_bias), fbsm_parameters)
+
+
+def dc_loss(
+    pred: Tensor,
+    target: Tensor,
+    k: Tensor,
+    delta: Tensor,
+    weight: Tensor | None = None,
+    form: str = "equation",
+    reduction: str = "mean",
+    avg_factor: float | Tensor | None = None,
+    loss_weight: float = 1.0,
+) -> Tensor:
+    """Dynamic Gradient-Balanced Loss, Eq. 9-10: ``a e^2 + (1 - a) e``, ``a = sigmoid(k (e - delta))``.
+
+    Loss, weights, reduction and every gradient are one pass over the elements.
+
+    Args:
+        pred: predictions, any shape, floating point.
+        target: the shape, dtype and device of ``pred``.
+        k: slope of the gate, one element.
+        delta: error at which the gate is one half, one element.
+        weight: broadcastable to ``pred``, not differentiable.
+        form: ``"equation"`` (Eq. 9-10: L1 for small errors) or ``"text"`` (the gate turned round).
+        reduction: ``"none"``, ``"mean"`` (of nothing: zero) or ``"sum"``.
+        avg_factor: with ``"mean"``: what to divide the sum by, instead of the number of elements.
+        loss_weight: factor on the result.
+
+    Returns:
+        A scalar, or with ``"none"`` the shape of ``pred``; dtype of ``pred``.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`cem`.
+    """
+    checks.loss(pred, target, k, delta, weight, form, reduction, avg_factor)
+    backend = backends.choose(pred)
+    if backend == "reference":
+        loss = reference.dc_loss(pred, target, k, delta, weight, form, reduction, avg_factor)
+        return loss_weight * loss
+    scale = float(loss_weight)
+    divisor = None
+    if reduction == "mean":
+        if isinstance(avg_factor, Tensor):
+            divisor = avg_factor  # on its device: reading it here would wait for the GPU
+        else:
+            scale /= max(pred.numel(), 1) if avg_factor is None else avg_factor
+    if weight is not None:
+        weight = weight.expand_as(pred).contiguous()
+    loss = dc_loss_operator.dc_loss(
+        backends.NAMESPACE[backend],
+        pred.contiguous(),
+        target.contiguous(),
+        weight,
+        k,
+        delta,
+        form == "text",
+        reduction != "none",
+        scale,
+        _wants_grad(pred, target, k, delta),
+    )
+    return loss if divisor is None else loss / divisor

@@ -1,0 +1,173 @@
+"""The modules of the paper on fused kernels, and :func:`patch`, which puts them into a model.
+
+Each is its reference twin (same constructor, parameters and state_dict keys) with another forward.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from . import checks, functional, reference
+
+__all__ = ["CEM", "FBSM", "EFPNBS", "DCLoss", "patch"]
+
+
+class CEM(reference.CEM):
+    """Context Enhancement Module, Eq. 1-4: ``(p_low, p_high) -> p_low + context(p_high)``.
+
+    Args:
+        high_channels: channels ``Ch`` of ``p_high``.
+        low_channels: channels ``Cl`` of ``p_low`` and of the output.
+    """
+
+    def __init__(self, high_channels: int, low_channels: int) -> None:
+        checks.channels("high_channels", high_channels)
+        checks.channels("low_channels", low_channels)
+        super().__init__(high_channels, low_channels)
+
+    def forward(self, p_low: Tensor, p_high: Tensor) -> Tensor:
+        """``(p_low [N, Cl, H, W], p_high [N, Ch, h, w]) -> [N, Cl, H, W]``."""
+        return functional.cem(p_low, p_high, self.project.weight, self.project.bias)
+
+
+class FBSM(reference.FBSM):
+    """Foreground-Background Separation Module, Eq. 5-8.
+
+    Args:
+        high_channels: channels ``Ch`` of ``p_high``.
+        low_channels: channels ``Cl`` of ``c_low`` and of the output.
+        hidden_channels: channels of the gates' 3x3 convolutions; ``None`` means ``low_channels``.
+        gate_channels: 1 for one spatial mask, ``low_channels`` for a mask per channel.
+    """
+
+    def __init__(
+        self,
+        high_channels: int,
+        low_channels: int,
+        hidden_channels: int | None = None,
+        gate_channels: int = 1,
+    ) -> None:
+        checks.channels("high_channels", high_channels)
+        checks.channels("low_channels", low_channels)
+        if hidden_channels is not None:
+            checks.channels("hidden_channels", hidden_channels)
+        super().__init__(high_channels, low_channels, hidden_channels, gate_channels)
+
+    def forward(self, c_low: Tensor, p_high: Tensor) -> Tensor:
+        """``(c_low [N, Cl, H, W], p_high [N, Ch, h, w]) -> [N, Cl, H, W]``."""
+        return functional.fbsm(c_low, p_high, *self.fbsm_parameters())
+
+
+class EFPNBS(reference.EFPNBS):
+    """E-FPN-BS: CEM then FBSM as one fused block, Fig. 3.
+
+    Args:
+        high_channels: channels ``Ch`` of ``p_high``.
+        low_channels: channels ``Cl`` of ``p_low`` and of the output.
+        hidden_channels: see :class:`FBSM`.
+        gate_channels: see :class:`FBSM`.
+        use_cem: ``False`` leaves CEM out (Table 5).
+        use_fbsm: ``False`` leaves FBSM out (Table 5).
+    """
+
+    CEM = CEM
+    FBSM = FBSM
+
+    def forward(self, p_low: Tensor, p_high: Tensor) -> Tensor:
+        """``(p_low [N, Cl, H, W], p_high [N, Ch, h, w]) -> [N, Cl, H, W]``."""
+        if not (self.use_cem and self.use_fbsm):
+            return super().forward(p_low, p_high)
+        project = self.cem.project
+        return functional.efpn_bs(
+            p_low, p_high, project.weight, project.bias, *self.fbsm.fbsm_parameters()
+        )
+
+
+class DCLoss(reference.DCLoss):
+    """Dynamic Gradient-Balanced Loss, Eq. 9-10, with learnable ``k`` and ``delta``.
+
+    Args:
+        k: initial slope of the gate, positive.
+        delta: initial error at which the gate is one half.
+        learnable: whether ``k`` and ``delta`` are parameters (else buffers).
+        form: ``"equation"`` (Eq. 9-10 as printed) or ``"text"`` (the gate turned round).
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        loss_weight: factor on the result.
+        k_range: ``(low, high)`` to which ``k`` is projected before each training forward.
+        delta_range: the same for ``delta``.
+
+    Raises:
+        ValueError: for a ``k`` that is not positive and finite, a ``delta`` that is not finite, an
+            unknown form or reduction, or a range that is not ascending around the initial value.
+    """
+
+    def __init__(
+        self,
+        k: float = 10.0,
+        delta: float = 0.15,
+        learnable: bool = True,
+        form: str = "equation",
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+        k_range: tuple[float, float] | None = None,
+        delta_range: tuple[float, float] | None = None,
+    ) -> None:
+        checks.finite("k", k, positive=True)
+        checks.finite("delta", delta)
+        checks.finite("loss_weight", loss_weight)
+        checks.choice("form", form, reference.FORMS)
+        checks.choice("reduction", reduction, reference.REDUCTIONS)
+        checks.value_range("k_range", k_range, k)
+        checks.value_range("delta_range", delta_range, delta)
+        super().__init__(k, delta, learnable, form, reduction, loss_weight, k_range, delta_range)
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """Elementwise or reduced loss; the arguments of mmdet's regression losses."""
+        if self.training:
+            self.project_parameters()
+        return functional.dc_loss(
+            pred,
+            target,
+            self.k,
+            self.delta,
+            weight,
+            self.form,
+            self.reduction if reduction_override is None else reduction_override,
+            avg_factor,
+            self.loss_weight,
+        )
+
+
+FUSED: dict[type[nn.Module], type[nn.Module]] = {
+    reference.CEM: CEM,
+    reference.FBSM: FBSM,
+    reference.EFPNBS: EFPNBS,
+    reference.DCLoss: DCLoss,
+}
+
+
+def patch(model: nn.Module) -> list[str]:
+    """Swap the reference modules inside ``model`` for the fused ones, in place.
+
+    The modules stay the same objects, with their parameters, buffers, hooks and mode; only the class,
+    and so the forward, changes. Calling it again changes nothing.
+
+    Args:
+        model: any module; itself may be a reference module.
+
+    Returns:
+        The names of the modules that were changed, as ``model.named_modules()`` gives them.
+    """
+    changed = []
+    for name, module in model.named_modules():
+        if type(module) in FUSED:
+            module.__class__ = FUSED[type(module)]
+            changed.append(name)
+    return changed

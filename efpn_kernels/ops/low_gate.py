@@ -1,0 +1,98 @@
+"""The low gate of FBSM, Eq. 6: a convolution of ``p_low`` whose epilogue knows the context.
+
+``conv3x3(p_low + context)`` is ``conv3x3(p_low)`` plus a constant per channel that depends on which
+border a pixel touches, so the sum is never written (docs/derivation.md).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import convolution
+from .high_gate import pointwise_gate_backward
+from .kernels import accumulate_dtype
+from .layout import as_format
+
+
+def _border(
+    kernels: Any, p_low: Tensor, context: Tensor | None, weight: Tensor, bias: Tensor
+) -> Tensor:
+    n, _, height, width = p_low.shape
+    if context is not None:
+        return kernels.border_bias(context, weight, bias, height, width)
+    acc = accumulate_dtype(p_low.dtype)
+    return bias.to(acc).expand(n, 3, 3, -1).contiguous()
+
+
+def forward(
+    namespace: str,
+    p_low: Tensor,
+    context: Tensor | None,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    """``(M_l, kept)``: the gate, and what backward needs of the hidden map (empty without ``keep``)."""
+    kernels = getattr(torch.ops, namespace)
+    border = _border(kernels, p_low, context, conv_weight, conv_bias)
+    single = gate_weight.shape[0] == 1
+    if single and convolution.fused(namespace, "low_gate_conv", p_low):
+        return kernels.low_gate_conv(
+            p_low, conv_weight, border, gate_weight.flatten(), gate_bias, keep
+        )
+    conv = convolution.conv3x3(p_low, conv_weight)
+    if single:
+        gate = kernels.low_gate(conv, border, gate_weight.flatten(), gate_bias)
+        return gate, conv if keep else conv.new_empty(0)
+    hidden = kernels.border_relu(conv, border)
+    gate = as_format(torch.conv2d(hidden, gate_weight, gate_bias), hidden).sigmoid_()
+    return gate, hidden if keep else hidden.new_empty(0)
+
+
+def backward(
+    namespace: str,
+    grad_gate: Tensor,
+    m_low: Tensor,
+    kept: Tensor,
+    p_low: Tensor,
+    context: Tensor | None,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    gate_weight: Tensor,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of ``p_low``, ``context``, ``conv_weight``, ``conv_bias``, ``gate_weight``, ``gate_bias``."""
+    kernels = getattr(torch.ops, namespace)
+    border = _border(kernels, p_low, context, conv_weight, conv_bias)
+    flat = gate_weight.flatten()
+    single = gate_weight.shape[0] == 1
+    if single and convolution.fused(namespace, "low_gate_conv_backward", p_low):
+        grad_p_low, grad_weight, grad_border, grad_gate_weight, grad_gate_bias = (
+            kernels.low_gate_conv_backward(
+                grad_gate, m_low, kept, p_low, conv_weight, border, flat
+            )
+        )
+    else:
+        if single:
+            grad_conv, grad_border, grad_gate_weight, grad_gate_bias = kernels.low_gate_backward(
+                grad_gate, m_low, kept, border, flat
+            )
+        else:
+            grad_hidden, grad_gate_weight, grad_gate_bias = pointwise_gate_backward(
+                grad_gate, m_low, kept, gate_weight
+            )
+            grad_conv = torch.ops.aten.threshold_backward(grad_hidden, kept, 0)
+            grad_border = kernels.border_sum(grad_conv)
+        grad_p_low, grad_weight, _ = convolution.conv3x3_backward(grad_conv, p_low, conv_weight)
+    if context is None:
+        grad_context, grad_bias = None, grad_border.sum((0, 1, 2))
+    else:
+        grad_context, grad_weight_of_border, grad_bias = kernels.border_bias_backward(
+            grad_border, context, conv_weight, *p_low.shape[2:]
+        )
+        grad_weight = grad_weight.to(grad_weight_of_border.dtype) + grad_weight_of_border
+    return grad_p_low, grad_context, grad_weight, grad_bias, grad_gate_weight, grad_gate_bias

@@ -1,0 +1,83 @@
+"""How an operator is put into a backend's namespace: schema, kernels, fake, autograd, autocast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .kernels import LIBRARIES
+
+_AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
+
+
+def define(
+    namespace: str,
+    name: str,
+    schema: str,
+    implementation: Callable[..., Any],
+    fake: Callable[..., Any],
+) -> None:
+    """Define ``namespace::name`` with a composed implementation for every device."""
+    library = LIBRARIES[namespace]
+    library.define(name + schema)
+    for key in ("CPU", "CUDA"):
+        library.impl(name, implementation, key)
+    torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
+
+
+def differentiable(
+    namespace: str, name: str, setup_context: Callable[..., None], backward: Callable[..., Any]
+) -> None:
+    """Attach a gradient to ``namespace::name``, so that direct callers of the dispatcher train too."""
+    torch.library.register_autograd(
+        f"{namespace}::{name}", backward, setup_context=setup_context, lib=LIBRARIES[namespace]
+    )
+
+
+def once_differentiable(namespace: str, name: str) -> None:
+    """Make a second differentiation through the backward operator ``namespace::name`` fail loudly."""
+
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    def backward(ctx: Any, *grads: Any) -> None:
+        raise RuntimeError(
+            f"{namespace}::{name}: double backward is not supported; "
+            'run it through efpn_kernels.use_backend("reference")'
+        )
+
+    differentiable(namespace, name, setup_context, backward)
+
+
+def autocast(
+    namespace: str, name: str, dtype_of: Callable[[str], torch.dtype], fixed: tuple[int, ...] = ()
+) -> None:
+    """Run ``namespace::name`` in ``dtype_of(device_type)`` under autocast.
+
+    Every floating-point tensor argument is cast, but for float64 ones and those at the positions
+    ``fixed``.
+    """
+    op = getattr(getattr(torch.ops, namespace), name).default
+    for device_type, key in _AUTOCAST_KEYS.items():
+        keyset = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+        def kernel(
+            *args: Any, _device_type: str = device_type, _keyset: torch._C.DispatchKeySet = keyset
+        ) -> Any:
+            dtype = dtype_of(_device_type)
+            cast = [
+                a.to(dtype)
+                if isinstance(a, Tensor)
+                and a.is_floating_point()
+                and a.dtype != torch.float64
+                and i not in fixed
+                else a
+                for i, a in enumerate(args)
+            ]
+            with torch._C._ExcludeDispatchKeyGuard(_keyset):
+                return op(*cast)
+
+        LIBRARIES[namespace].impl(name, kernel, key)
