@@ -1,0 +1,10 @@
+_base_ = ["cascade_rcnn_rfla_neck.py"]
+
+model = dict(
+    rpn_head=dict(loss_bbox=dict(_delete_=True, type="DCLoss")),
+    roi_head=dict(
+        bbox_head=[
+            dict(head, loss_bbox=dict(type="DCLoss")) for head in _base_.model.roi_head.bbox_head
+        ]
+    ),
+)

@@ -1,0 +1,4 @@
+# mmdet's default anchors.
+_base_ = ["detectors_scale2_aitod.py"]
+
+model = dict(rpn_head=dict(anchor_generator=dict(scales=[8])))

@@ -1,0 +1,31 @@
+"""E-FPN-BS, DCLoss, RFLA and tiny-object data for mmdet 3.
+
+Switch it on in any config with ``custom_imports = dict(imports=["efpn_mmdet"])``.
+"""
+
+from .checkpoint import allow_mmengine_checkpoints
+from .datasets import AITODDataset, DOTA2HBBDataset, TinyDemoDataset, VisDroneDataset
+from .hooks import CheckScheduleHook, LogEFPNHook, ReproducibleEpochsHook, UseDCLossHook
+from .loss import DCLoss
+from .metric import AITODMetric
+from .neck import EFPNBSNeck
+from .rfla import HierarchicalAssigner, ReceptiveFieldDistance, RFAnchorGenerator
+
+__all__ = [
+    "AITODDataset",
+    "AITODMetric",
+    "CheckScheduleHook",
+    "DCLoss",
+    "DOTA2HBBDataset",
+    "EFPNBSNeck",
+    "HierarchicalAssigner",
+    "LogEFPNHook",
+    "RFAnchorGenerator",
+    "ReceptiveFieldDistance",
+    "ReproducibleEpochsHook",
+    "TinyDemoDataset",
+    "UseDCLossHook",
+    "VisDroneDataset",
+]
+
+allow_mmengine_checkpoints()

@@ -1,0 +1,59 @@
+"""DCLoss in mmdet's registry, for RPN, RoI and dense heads."""
+
+from __future__ import annotations
+
+import efpn_kernels
+import torch
+from mmdet.registry import MODELS
+from torch import Tensor
+
+
+@MODELS.register_module()
+class DCLoss(efpn_kernels.DCLoss):
+    """Dynamic Gradient-Balanced Loss (Eq. 9-10) as a regression loss of mmdet.
+
+    Takes the arguments of :class:`efpn_kernels.DCLoss`. ``k`` and ``delta`` are parameters of the
+    head, so they reach the optimiser and the checkpoint (``<head>.loss_bbox.k``). Without positive
+    samples the loss is a zero with a graph: ``k`` and ``delta`` get zero gradients.
+    """
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """The loss of ``pred`` against ``target``, both ``[n, 4]`` or any one shape.
+
+        Args:
+            pred: predictions.
+            target: targets.
+            weight: ``[n, 4]``, or ``[n]`` for one weight per row.
+            avg_factor: with the reduction "mean", the divisor of the sum.
+            reduction_override: "none", "mean" or "sum" instead of the module's own.
+
+        Raises:
+            ValueError: ``avg_factor`` with the reduction "sum".
+        """
+        reduction = reduction_override or self.reduction
+        if avg_factor is not None and reduction == "sum":
+            raise ValueError(
+                f"avg_factor: expected None with the reduction 'sum', got {avg_factor}"
+            )
+        if weight is not None and weight.dim() == pred.dim() - 1:
+            weight = weight.unsqueeze(-1).expand_as(pred)
+        return super().forward(
+            pred, target, weight, _not_below_eps(avg_factor), reduction_override=reduction
+        )
+
+
+def _not_below_eps(avg_factor: float | Tensor | None) -> float | Tensor | None:
+    """No sample at all gives a zero sum and a zero factor; their quotient shall be zero."""
+    if avg_factor is None:
+        return None
+    eps = torch.finfo(torch.float32).eps
+    if isinstance(avg_factor, Tensor):
+        return avg_factor.clamp(min=eps)
+    return max(avg_factor, eps)
