@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 sys.path.insert(0, str(Path(__file__).parent / "csrc"))
@@ -85,6 +85,11 @@ def extensions():
 
 
 setup(
+    packages=[
+        *find_packages(include=["efpn_kernels", "efpn_kernels.*"]),
+        *find_packages("integration", include=["efpn_mmdet", "efpn_mmdet.*"]),
+        "efpn_mmdet.configs",
+    ],
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildLibraries},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},

@@ -1,7 +1,7 @@
 """The high gate of FBSM, Eq. 6, at the low resolution: GEMMs around the upsampling kernels.
 
 The upsampling commutes with the channel mixing, so the 3x3 convolution of the upsampled map is nine
-1x1 products at the low resolution, then an interpolation of the nine tap maps (docs/derivation.md).
+1x1 products at the low resolution, then an interpolation of the nine tap maps (csrc/derivation.md).
 """
 
 from __future__ import annotations

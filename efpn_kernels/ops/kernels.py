@@ -55,7 +55,7 @@ KERNELS: dict[str, str] = {
     "context_add": "(Tensor p_low, Tensor context) -> Tensor",
     # [N, C, H, W] -> [N, C] in acc.
     "spatial_sum": "(Tensor x) -> Tensor",
-    # ---- FBSM: the high gate, Eq. 6, commuted (see docs/derivation.md) --------------------------
+    # ---- FBSM: the high gate, Eq. 6, commuted (see csrc/derivation.md) --------------------------
     # taps[n, i, j, 3 * ky + kx, d] = sum_c W[d, c, ky, kx] p_high[n, c, i, j], contiguous, acc.
     # A[n, d, y, x] = bias[d] + sum_{ky, kx} bilinear(taps[.., ky, kx, d])(y + ky - 1, x + kx - 1),
     # where a position outside of the H x W image contributes zero and bilinear() is

@@ -1,7 +1,7 @@
 """The low gate of FBSM, Eq. 6: a convolution of ``p_low`` whose epilogue knows the context.
 
 ``conv3x3(p_low + context)`` is ``conv3x3(p_low)`` plus a constant per channel that depends on which
-border a pixel touches, so the sum is never written (docs/derivation.md).
+border a pixel touches, so the sum is never written (csrc/derivation.md).
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ from .layout import as_format
 
 
 def _border(
-    kernels: Any, p_low: Tensor, context: Tensor | None, weight: Tensor, bias: Tensor
+    kernels: Any, p_low: Tensor, context: Tensor | None, weight: Tensor, bias: Tensor, fused: bool
 ) -> Tensor:
+    """What is added to the convolution: ``[N, 3, 3, D]`` by border class.
+
+    Without a context the library's convolution adds the bias itself, before it rounds.
+    """
     n, _, height, width = p_low.shape
     if context is not None:
         return kernels.border_bias(context, weight, bias, height, width)
-    acc = accumulate_dtype(p_low.dtype)
-    return bias.to(acc).expand(n, 3, 3, -1).contiguous()
+    bias = bias.to(accumulate_dtype(p_low.dtype))
+    return (bias if fused else torch.zeros_like(bias)).expand(n, 3, 3, -1).contiguous()
 
 
 def forward(
@@ -39,13 +43,14 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """``(M_l, kept)``: the gate, and what backward needs of the hidden map (empty without ``keep``)."""
     kernels = getattr(torch.ops, namespace)
-    border = _border(kernels, p_low, context, conv_weight, conv_bias)
     single = gate_weight.shape[0] == 1
-    if single and convolution.fused(namespace, "low_gate_conv", p_low):
+    fused = single and convolution.fused(namespace, "low_gate_conv", p_low)
+    border = _border(kernels, p_low, context, conv_weight, conv_bias, fused)
+    if fused:
         return kernels.low_gate_conv(
             p_low, conv_weight, border, gate_weight.flatten(), gate_bias, keep
         )
-    conv = convolution.conv3x3(p_low, conv_weight)
+    conv = convolution.conv3x3(p_low, conv_weight, conv_bias if context is None else None)
     if single:
         gate = kernels.low_gate(conv, border, gate_weight.flatten(), gate_bias)
         return gate, conv if keep else conv.new_empty(0)
@@ -67,10 +72,11 @@ def backward(
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of ``p_low``, ``context``, ``conv_weight``, ``conv_bias``, ``gate_weight``, ``gate_bias``."""
     kernels = getattr(torch.ops, namespace)
-    border = _border(kernels, p_low, context, conv_weight, conv_bias)
-    flat = gate_weight.flatten()
     single = gate_weight.shape[0] == 1
-    if single and convolution.fused(namespace, "low_gate_conv_backward", p_low):
+    fused = single and convolution.fused(namespace, "low_gate_conv_backward", p_low)
+    border = _border(kernels, p_low, context, conv_weight, conv_bias, fused)
+    flat = gate_weight.flatten()
+    if fused:
         grad_p_low, grad_weight, grad_border, grad_gate_weight, grad_gate_bias = (
             kernels.low_gate_conv_backward(
                 grad_gate, m_low, kept, p_low, conv_weight, border, flat

@@ -1,0 +1,77 @@
+# make bench      set up and run the benchmarks; SIZE=full for the long ones
+# make test       set up and pass every test, detectors included (compiles mmcv once)
+# make test-core  the same without mmdet
+# make demo       train and look at a tiny-object detector
+# make gpu-check  on a machine with an NVIDIA GPU: build, test, benchmark, with the Python at hand
+# make sanitize   core tests on a library with ASan and UBSan
+# make lint wheel clean
+
+PYTHON ?= python3
+VENV ?= .venv
+SIZE ?= quick
+OUTPUT ?= benchmarks/results
+BIN := $(VENV)/bin
+SOURCES := $(wildcard csrc/*.py csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh) setup.py pyproject.toml
+PIP := $(BIN)/pip --disable-pip-version-check
+# Stamps: what has been installed already.
+CORE := $(VENV)/.core
+BUILT := $(VENV)/.built
+MMDET := $(VENV)/.mmdet
+
+.PHONY: bench test test-core demo gpu-check sanitize lint wheel clean setup
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+
+$(CORE): requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -r requirements-dev.txt
+	touch $@
+
+$(BUILT): $(CORE) $(SOURCES)
+	$(PIP) install --verbose --no-build-isolation --no-deps --editable . | grep -E --line-buffered '^ *(efpn_kernels|cuda:|flags:|\[|->)|error|Success' | cut -c1-200
+	touch $@
+
+# mmcv has no wheel for today's PyTorch: it is compiled from its source release, about 17 minutes on two
+# cores, once; pip keeps the wheel in its cache.
+$(MMDET): $(CORE) requirements-mmdet.txt
+	$(PIP) install --quiet -r requirements-mmdet.txt
+	@echo "mmcv: compiling, unless pip has kept the wheel of an earlier time (about 17 minutes on two cores)"
+	MMCV_WITH_OPS=1 FORCE_CUDA=0 $(PIP) install --verbose --no-build-isolation --no-deps mmcv==2.1.0 | \
+		{ grep -oE --line-buffered '^ *\[[0-9]+/[0-9]+\]|Using cached mmcv.*whl|Successfully installed.*' || true; }
+	$(BIN)/python -c "import mmdet, mmcv.ops"
+	touch $@
+
+setup: $(BUILT) $(MMDET)
+
+bench: $(BUILT)
+	$(BIN)/python -m pytest benchmarks --size $(SIZE)
+
+test: $(BUILT) $(MMDET)
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests/test_triton.py --interpreted
+
+test-core: $(BUILT)
+	$(BIN)/python -m pytest tests --ignore tests/mmdet
+
+demo: $(BUILT) $(MMDET)
+	$(BIN)/efpn demo
+
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check --output $(OUTPUT)
+
+# ASan must be the first library of the process; Python itself leaks by design.
+sanitize: $(BUILT)
+	$(BIN)/python csrc/build_cpu.py --sanitize --output build/sanitize/_cpu.abi3.so
+	EFPN_KERNELS_CPU_LIBRARY=build/sanitize/_cpu.abi3.so ASAN_OPTIONS=detect_leaks=0 \
+		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+		$(BIN)/python -m pytest tests/test_kernels.py tests/test_winograd.py tests/test_dc_loss.py -m "not slow" -x -q
+
+lint: $(CORE)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+wheel: $(CORE)
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf build dist *.egg-info efpn_kernels/*.so efpn_kernels/_cuda_build.json
