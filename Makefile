@@ -9,7 +9,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 SIZE ?= quick
-OUTPUT ?= benchmarks/results
 BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*.py csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh) setup.py pyproject.toml
 PIP := $(BIN)/pip --disable-pip-version-check
@@ -57,7 +56,7 @@ demo: $(BUILT) $(MMDET)
 	$(BIN)/efpn demo
 
 gpu-check:
-	$(PYTHON) -m benchmarks.gpu_check --output $(OUTPUT)
+	$(PYTHON) -m benchmarks.gpu_check
 
 # ASan must be the first library of the process; Python itself leaks by design.
 sanitize: $(BUILT)
