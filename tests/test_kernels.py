@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
-from pathlib import Path
-
 import pytest
 import torch
 from kernel_cases import Case, Maker, check_results, kernel_cases, run_kernel
 
-from efpn_kernels.ops import kernels
-from efpn_kernels.ops.kernels import KERNELS, LIBRARIES
+import efpn_kernels  # noqa: F401: loads every backend that this machine can run
+from efpn_kernels.ops.kernels import KERNELS
 
 CASES = [(case, channels_last) for case in kernel_cases() for channels_last in case.formats]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -27,23 +23,8 @@ def has_kernel(namespace: str, name: str, key: str) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"{namespace}::{name}", key)
 
 
-def load_backends() -> None:
-    """Load what this machine can run, without choosing a backend."""
-    for library in Path(kernels.__file__).parents[1].glob("_c*.so"):
-        if library.name.startswith("_cpu") or torch.cuda.is_available():
-            torch.ops.load_library(library)
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    device = "CUDA" if torch.cuda.is_available() else "CPU"
-    if find_spec("triton") and (device == "CUDA" or interpreted):
-        from efpn_kernels import triton
-
-        if not has_kernel("efpn_triton", "context_add", device):
-            triton.register(LIBRARIES["efpn_triton"])
-
-
 def targets() -> list[tuple[str, str]]:
     """The (namespace, device) pairs that have kernels here."""
-    load_backends()
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     return [
         (namespace, device)

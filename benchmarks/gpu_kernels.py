@@ -1,0 +1,240 @@
+"""Every kernel of the GPU backends at the shapes of a detector: error, time, bandwidth.
+
+    python benchmarks/gpu_kernels.py --json gpu_kernels.json
+
+Each kernel is first compared with its contract in float64 on the GPU; one that fails is not timed.
+Times are of a CUDA graph that calls the kernel on rotating copies of its arguments, together four times
+the L2 cache, with every result kept alive: nothing is read or written that a former call left in L2.
+Bytes are the compulsory ones, each argument read and each result written once; percent is of the
+device-to-device copy bandwidth measured in the same run. ``host`` is the wall time of an eager call
+where that, and not the kernel, is the limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import kernel_cases  # noqa: E402
+from kernel_cases import Case, Maker, check_results, run_kernel  # noqa: E402
+
+import efpn_kernels  # noqa: E402, F401: loads every backend that this machine can run
+
+CHANNELS, HIGH, LOW = 256, (25, 25), (200, 200)
+FORMATS = ((torch.bfloat16, True), (torch.float32, False))
+CACHES = 4
+REPLAYS = 7
+TINY_MICROSECONDS = 20
+
+
+class DeviceMaker(Maker):
+    """Makes the arguments on the GPU, from multiples of 1/64.
+
+    At x8 the interpolation of such taps is exact in float32, so that no ReLU of millions falls on the
+    other side of zero than the oracle's.
+    """
+
+    def __init__(self, dtype: torch.dtype, channels_last: bool, device: str) -> None:
+        super().__init__(dtype, channels_last, device)
+        self.generator = torch.Generator(device).manual_seed(20260)
+
+    def normal(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        values = torch.randn(shape, generator=self.generator, device=self.device)
+        return values.mul_(64).round_().div_(64).to(dtype or self.dtype)
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        return torch.randint(
+            high, shape, generator=self.generator, dtype=torch.int32, device=self.device
+        )
+
+
+def real_cases(N: int) -> Iterator[Case]:
+    """Every kernel at p_low ``[N, 256, 200, 200]``, p_high ``[N, 256, 25, 25]``; DCLoss by elements."""
+    yield from kernel_cases.pooled_cases([((N, CHANNELS, *HIGH), CHANNELS)])
+    yield from kernel_cases.level_cases([(N, CHANNELS, *HIGH, *LOW)])
+    yield from kernel_cases.border_cases([(N, CHANNELS, CHANNELS, *LOW)])
+    yield from kernel_cases.map_cases([(N, CHANNELS, *LOW)])
+    if N == 1:
+        yield from kernel_cases.loss_cases([(2048,), (100_000,), (10_000_000,)])
+
+
+def kernel_of(namespace: str, name: str) -> Callable | None:
+    key = "CUDA"
+    if torch._C._dispatch_has_kernel_for_dispatch_key(f"{namespace}::{name}", key):
+        return getattr(getattr(torch.ops, namespace), name).default
+    return None
+
+
+def tensor_bytes(values: tuple | list) -> int:
+    return sum(v.numel() * v.element_size() for v in values if isinstance(v, Tensor))
+
+
+def graph_microseconds(calls: list[Callable[[], object]]) -> float:
+    """Median time of one call, from replays of a graph of all of them."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            calls[0]()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = [call() for call in calls]
+    times = []
+    for _ in range(REPLAYS + 2):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        stop.record()
+        stop.synchronize()
+        times.append(start.elapsed_time(stop) * 1e3 / len(calls))
+    del kept, graph
+    return statistics.median(times[2:])
+
+
+def host_microseconds(call: Callable[[], object], repeats: int = 200) -> float:
+    """Wall time of an eager call, many in a row."""
+    times = []
+    for _ in range(5):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        torch.cuda.synchronize()
+        times.append((time.perf_counter() - start) * 1e6 / repeats)
+    return min(times)
+
+
+def rotations(bytes_of_call: int) -> int:
+    cache = torch.cuda.get_device_properties(0).L2_cache_size
+    return min(max(CACHES * cache // max(bytes_of_call, 1) + 1, 2), 100)
+
+
+def copy_bandwidth() -> float:
+    """Bytes read and written in a second by a device-to-device copy."""
+    sources = [torch.randn(2**26, device="cuda") for _ in range(3)]
+    targets = [torch.empty_like(s) for s in sources]
+    calls = [lambda s=s, t=t: t.copy_(s) for s, t in zip(sources, targets, strict=True)]
+    return 2 * sources[0].nbytes / graph_microseconds(calls) * 1e6
+
+
+def clone_arguments(args: list) -> list:
+    return [a.clone() if isinstance(a, Tensor) else a for a in args]
+
+
+def measure(case: Case, kernel: Callable, args: list, error: str | None) -> dict:
+    """One row of the report: bytes and times, or what went wrong."""
+    row: dict = {"kernel": case.kernel, "case": case.id}
+    if error is not None:
+        return {**row, "error": error}
+    results = run_kernel(kernel, args)
+    row["bytes"] = tensor_bytes(args) + tensor_bytes(results)
+    del results
+    copies = [clone_arguments(args) for _ in range(rotations(row["bytes"]))]
+    row["us"] = graph_microseconds([lambda c=c: kernel(*c) for c in copies])
+    if row["us"] < TINY_MICROSECONDS:
+        row["host_us"] = host_microseconds(lambda: kernel(*copies[0]))
+    return row
+
+
+def verdict(case: Case, kernel: Callable, args: list, maker: Maker) -> str | None:
+    """None if the kernel keeps its contract and its bits, else what it did."""
+    try:
+        first = run_kernel(kernel, args)
+        check_results(case.kernel, args, first, maker)
+        again = run_kernel(kernel, args)
+        torch.testing.assert_close(again, first, rtol=0, atol=0, equal_nan=True)
+    except Exception as error:  # noqa: BLE001: the report shows every failure
+        return f"{type(error).__name__}: {error}"[:600]
+    return None
+
+
+def report_lines(row: dict, copy_bytes: float) -> str:
+    name = f"{row['kernel']:24} {row['case']:34} {row['format']:12} {row['namespace']:12}"
+    if "error" in row:
+        return f"{name} FAILED {' '.join(row['error'].split())[:200]}"
+    rate = row["bytes"] / row["us"] * 1e6
+    host = f"{row['host_us']:8.1f}" if "host_us" in row else " " * 8
+    return (
+        f"{name} {row['us']:9.2f} us {rate / 1e9:7.0f} GB/s {100 * rate / copy_bytes:5.0f} % {host}"
+    )
+
+
+def environment() -> dict:
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    try:
+        import triton
+
+        triton_version = triton.__version__
+    except ImportError:
+        triton_version = None
+    return {
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "triton": triton_version,
+        "python": platform.python_version(),
+        "commit": git.stdout.strip() or None,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--namespaces", default="efpn,efpn_triton")
+    parser.add_argument("--batches", default="1,2,8")
+    parser.add_argument("--kernels", default="", help="only these, separated by commas")
+    parser.add_argument("--check-batches", default="1,2", help="batch sizes that are checked")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    only = set(filter(None, options.kernels.split(",")))
+    checked = set(map(int, options.check_batches.split(",")))
+    copy_bytes = copy_bandwidth()
+    report = {**environment(), "copy_bytes_per_s": copy_bytes, "rows": []}
+    print(f"{report['device']}: copy {copy_bytes / 1e9:.0f} GB/s", flush=True)
+    failed: dict[tuple, str] = {}
+    for N in map(int, options.batches.split(",")):
+        for dtype, channels_last in FORMATS:
+            for case in real_cases(N):
+                if only and case.kernel not in only:
+                    continue
+                maker = DeviceMaker(dtype, channels_last, "cuda")
+                args = case.build(maker)
+                for namespace in options.namespaces.split(","):
+                    kernel = kernel_of(namespace, case.kernel)
+                    if kernel is None:
+                        continue
+                    key = (namespace, dtype, case.kernel, case.id.replace(f"{N}x", "", 1))
+                    if N in checked:
+                        error = verdict(case, kernel, args, maker)
+                        if error:
+                            failed[key] = error
+                    row = measure(case, kernel, args, failed.get(key))
+                    layout = "channels_last" if channels_last else "contiguous"
+                    row |= {"namespace": namespace, "N": N, "layout": layout}
+                    row["dtype"] = str(dtype).removeprefix("torch.")
+                    row["format"] = f"{row['dtype'][:4]} {'nhwc' if channels_last else 'nchw'}"
+                    report["rows"].append(row)
+                    print(report_lines(row, copy_bytes), flush=True)
+                del args
+                if options.json:
+                    options.json.write_text(json.dumps(report, indent=1))
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
