@@ -1,0 +1,165 @@
+"""Autograd: gradcheck, double backward, frozen arguments, and what is kept for backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from cases import (
+    BLOCK_OPERATORS,
+    Case,
+    LossCase,
+    Problem,
+    Shape,
+    block_problem,
+    case,
+    loss_problem,
+)
+from conftest import Backend
+from torch import Tensor
+
+from efpn_kernels.reference import FORMS, REDUCTIONS
+
+TINY = {
+    "one_gate": Shape(2, 2, 3, 3, (4, 5), (2, 3)),
+    "per_channel": Shape(1, 2, 3, 2, (3, 4), (2, 2), per_channel=True),
+    "downsampled": Shape(1, 2, 2, 3, (2, 3), (4, 5)),
+    "one_pixel": Shape(1, 2, 2, 2, (1, 2), (1, 1)),
+}
+LOSSES = [
+    LossCase((5, 4), torch.float64, form, reduction, weight, parameter_dtype=torch.float64)
+    for form in FORMS
+    for reduction in REDUCTIONS
+    for weight in ("none", "row")
+]
+
+
+def saved_bytes(problem: Problem, function: Any) -> int:
+    """Bytes kept for backward: every storage once, those of the parameters left out."""
+    _, _, *parameters = problem.tensors.values()
+    owned = {p.untyped_storage().data_ptr() for p in parameters}
+    storages: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in owned:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        out = function(*problem.tensors.values(), **problem.options)
+    assert out.requires_grad
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("shape", TINY)
+@pytest.mark.parametrize("operator", BLOCK_OPERATORS)
+def test_gradcheck(backend: Backend, operator: str, shape: str, layout: str) -> None:
+    tiny = Case(shape, TINY[shape], torch.float64, layout)
+    problem = block_problem(operator, tiny, backend.device)
+    assert torch.autograd.gradcheck(problem.functional, tuple(problem.tensors.values()))
+
+
+@pytest.mark.parametrize("case", LOSSES, ids=str)
+def test_gradcheck_of_the_loss(backend: Backend, case: LossCase) -> None:
+    problem = loss_problem(case, backend.device)
+    pred, target, *rest = problem.tensors.values()
+    # The absolute value has a kink where pred and target meet; finite differences must not step on it.
+    pred = (target + (pred - target).sign() * (0.05 + (pred - target).abs())).detach()
+
+    def function(*args: Tensor) -> Tensor:
+        return problem.functional(*args, *rest[2:], **problem.options)
+
+    arguments = (pred.requires_grad_(), target, *rest[:2])
+    assert torch.autograd.gradcheck(function, arguments)
+
+
+def every_problem(device: str) -> dict[str, Problem]:
+    problems = {op: block_problem(op, case("x2"), device) for op in BLOCK_OPERATORS}
+    problems["efpn_bs_per_channel"] = block_problem("efpn_bs", case("per_channel"), device)
+    for reduction in REDUCTIONS:
+        loss = LossCase((33, 4), reduction=reduction)
+        problems[f"dc_loss_{reduction}"] = loss_problem(loss, device)
+    return problems
+
+
+PROBLEMS = list(every_problem("cpu"))
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_double_backward_raises(backend: Backend, name: str) -> None:
+    problem = every_problem(backend.device)[name]
+    out = problem.functional(*problem.tensors.values(), **problem.options)
+    leaves = [x for x in problem.tensors.values() if x.requires_grad]
+    with pytest.raises(RuntimeError, match="double backward"):
+        grads = torch.autograd.grad(out.sum(), leaves, create_graph=True)
+        torch.autograd.grad(sum(g.square().sum() for g in grads), leaves)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_nothing_is_kept_without_gradients(backend: Backend, name: str) -> None:
+    problem = every_problem(backend.device)[name]
+    kept = []
+
+    def pack(x: Tensor) -> Tensor:
+        kept.append(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        with torch.no_grad():
+            out = problem.functional(*problem.tensors.values(), **problem.options)
+        assert out.grad_fn is None
+        frozen = [x.detach() for x in problem.tensors.values()]
+        out = problem.functional(*frozen, **problem.options)
+        assert not out.requires_grad
+    assert not kept
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_one_argument_alone_may_require_a_gradient(backend: Backend, name: str) -> None:
+    problem = every_problem(backend.device)[name]
+    expected = problem.fused()
+    wanted = [name for name, x in problem.tensors.items() if x.requires_grad]
+    for one in wanted:
+        tensors = {n: x.detach().requires_grad_(n == one) for n, x in problem.tensors.items()}
+        alone = Problem(
+            problem.functional, problem.reference, tensors, problem.options, problem.grad_out
+        ).fused()
+        assert set(alone) == {"out", f"grad_{one}"}
+        torch.testing.assert_close(alone[f"grad_{one}"], expected[f"grad_{one}"])
+
+
+@pytest.mark.parametrize("hidden", [256, 64])
+def test_memory_kept_for_backward(backend: Backend, hidden: int) -> None:
+    """Channels as in a detector; the ratio does not depend on the number of pixels."""
+    shape = Shape(1, 256, 256, hidden, (48, 48), (6, 6))
+    problem = block_problem("efpn_bs", Case("memory", shape), backend.device)
+    ours = saved_bytes(problem, problem.functional)
+    eager = saved_bytes(problem, problem.reference)
+    assert ours <= 0.35 * eager, f"{ours / eager:.3f} of eager's {eager / 2**20:.1f} MiB"
+
+
+@pytest.mark.parametrize("operator", ["cem", "fbsm", "efpn_bs"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_arguments_are_left_alone(backend: Backend, operator: str, layout: str) -> None:
+    problem = block_problem(operator, case("x2", layout=layout), backend.device)
+    before = {name: x.detach().clone() for name, x in problem.tensors.items()}
+    grad_before = problem.grad_out.clone()
+    problem.fused()
+    for name, x in problem.tensors.items():
+        assert x.detach().equal(before[name]), name
+    assert problem.grad_out.equal(grad_before)
+
+
+def test_retained_graph_gives_the_same_gradients_again(backend: Backend) -> None:
+    problem = block_problem("efpn_bs", case("x2"), backend.device)
+    out = problem.functional(*problem.tensors.values())
+    leaves = list(problem.tensors.values())
+    first = torch.autograd.grad(out, leaves, problem.grad_out, retain_graph=True)
+    copies = [g.clone() for g in first]
+    for g in first:
+        g.zero_()
+    for g, expected in zip(torch.autograd.grad(out, leaves, problem.grad_out), copies, strict=True):
+        assert g.equal(expected)

@@ -1,0 +1,242 @@
+"""Wrong input of every kind: an exception before any kernel runs, with name, requirement, received."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from cases import BLOCK_OPERATORS, LossCase, block_problem, case, loss_problem
+from conftest import Backend
+from torch import Tensor
+
+from efpn_kernels import CEM, EFPNBS, FBSM, DCLoss, functional, reference, use_backend
+
+Change = Callable[[Tensor], Any]
+
+# argument, change, exception, what its message must contain
+BAD_MAPS: list[tuple[str, Change, type[Exception], tuple[str, ...]]] = [
+    ("low", lambda x: x[0], ValueError, ("4 dimensions [N, C, H, W]", "(8, 12, 16)")),
+    ("low", lambda x: x[None], ValueError, ("4 dimensions", "(1, 1, 8, 12, 16)")),
+    ("p_high", lambda x: x[0, 0], ValueError, ("4 dimensions [N, C, h, w]", "(6, 8)")),
+    ("p_high", lambda x: x[..., :0], ValueError, ("at least 1", "(1, 12, 6, 0)")),
+    ("p_high", lambda x: x[:, :, :0], ValueError, ("at least 1", "(1, 12, 0, 8)")),
+    ("p_high", lambda x: x.repeat(2, 1, 1, 1), ValueError, ("batch size", "(1)", "got 2")),
+    ("low", lambda x: x.int(), TypeError, ("floating-point", "torch.int32")),
+    ("p_high", lambda x: x.bool(), TypeError, ("floating-point", "torch.bool")),
+    ("p_high", lambda x: x.cfloat(), TypeError, ("floating-point", "torch.complex64")),
+    ("p_high", lambda x: x.double(), TypeError, ("(torch.float32)", "torch.float64")),
+    ("p_high", lambda x: x.bfloat16(), TypeError, ("(torch.float32)", "torch.bfloat16")),
+    ("p_high", lambda x: x.to("meta"), ValueError, ("device of", "got meta")),
+    ("p_high", lambda x: x.numpy(), TypeError, ("expected a tensor", "ndarray")),
+    ("low", lambda x: None, TypeError, ("expected a tensor", "NoneType")),
+    ("low", lambda x: x.tolist(), TypeError, ("expected a tensor", "list")),
+]
+BAD_PARAMETERS: list[tuple[Change, type[Exception], tuple[str, ...]]] = [
+    (lambda x: x[1:], ValueError, ("expected shape", "got (")),
+    (lambda x: x[None], ValueError, ("expected shape", "got (1, ")),
+    (lambda x: x.double(), TypeError, ("(torch.float32)", "torch.float64")),
+    (lambda x: x.long(), TypeError, ("floating-point", "torch.int64")),
+    (lambda x: x.to("meta"), ValueError, ("device of", "got meta")),
+    (lambda x: None, TypeError, ("expected a tensor", "NoneType")),
+]
+
+
+@pytest.fixture
+def no_kernel_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choosing a backend is the first thing behind the checks; nothing may come that far."""
+
+    def choose(x: Tensor) -> str:
+        raise AssertionError("the checks let this through")
+
+    monkeypatch.setattr("efpn_kernels.backends.choose", choose)
+
+
+def assert_raises(
+    exception: type[Exception], fragments: tuple[str, ...], call: Callable[[], Any]
+) -> None:
+    with pytest.raises(exception) as caught:
+        call()
+    assert caught.type is exception
+    for fragment in fragments:
+        assert fragment in str(caught.value), str(caught.value)
+
+
+@pytest.mark.usefixtures("no_kernel_runs")
+@pytest.mark.parametrize("operator", BLOCK_OPERATORS)
+@pytest.mark.parametrize("bad", BAD_MAPS, ids=lambda bad: f"{bad[0]}-{bad[2].__name__}")
+def test_bad_maps(operator: str, bad: tuple[str, Change, type[Exception], tuple[str, ...]]) -> None:
+    argument, change, exception, fragments = bad
+    tensors = {n: x.detach() for n, x in block_problem(operator, case("x2")).tensors.items()}
+    name = argument if argument == "p_high" else next(iter(tensors))
+    tensors[name] = change(tensors[name])
+    call = getattr(functional, operator)
+    assert_raises(exception, (f"{name}: ", *fragments), lambda: call(*tensors.values()))
+
+
+@pytest.mark.usefixtures("no_kernel_runs")
+@pytest.mark.parametrize("operator", BLOCK_OPERATORS)
+@pytest.mark.parametrize("name", ["x2", "per_channel"])
+def test_bad_parameters(operator: str, name: str) -> None:
+    """Every parameter, in every wrong way; its own name is in the message."""
+    tensors = {n: x.detach() for n, x in block_problem(operator, case(name)).tensors.items()}
+    for parameter in list(tensors)[2:]:
+        for change, exception, fragments in BAD_PARAMETERS:
+            wrong = tensors | {parameter: change(tensors[parameter])}
+            if parameter == "low_gate_weight" and exception is ValueError:
+                fragments = fragments[1:]
+            # Sizes that disagree with low_gate_weight's may be noticed at the first one of them.
+            owner = "_weight" if parameter == "low_gate_weight" else f"{parameter}: "
+            assert_raises(
+                exception,
+                (owner, *fragments),
+                lambda: getattr(functional, operator)(*wrong.values()),
+            )
+
+
+@pytest.mark.usefixtures("no_kernel_runs")
+def test_gate_channels_between_one_and_all() -> None:
+    tensors = [x.detach() for x in block_problem("fbsm", case("per_channel")).tensors.values()]
+    position = list(block_problem("fbsm", case("per_channel")).tensors).index("low_gate_weight")
+    tensors[position] = tensors[position][:2]
+    assert_raises(
+        ValueError,
+        ("low_gate_weight: ", "G = 1 or", "(12)", "(2, 20, 1, 1)"),
+        lambda: functional.fbsm(*tensors),
+    )
+
+
+@pytest.mark.parametrize("operator", ["fbsm", "efpn_bs"])
+def test_a_missing_or_superfluous_parameter(operator: str) -> None:
+    tensors = list(block_problem(operator, case("x2")).tensors.values())
+    for wrong in (tensors[:-1], [*tensors, tensors[-1]]):
+        with pytest.raises(TypeError):
+            getattr(functional, operator)(*wrong)
+
+
+BAD_LOSSES: list[tuple[str, Change | Any, type[Exception], tuple[str, ...]]] = [
+    ("target", lambda x: x[:-1], ValueError, ("(33, 4)", "(32, 4)")),
+    ("target", lambda x: x[:, :1], ValueError, ("(33, 4)", "(33, 1)")),
+    ("target", lambda x: x.double(), TypeError, ("(torch.float32)", "torch.float64")),
+    ("target", lambda x: x.to("meta"), ValueError, ("device of pred", "got meta")),
+    ("pred", lambda x: x.int(), TypeError, ("floating-point", "torch.int32")),
+    ("target", lambda x: x.long(), TypeError, ("floating-point", "torch.int64")),
+    ("pred", lambda x: 1.0, TypeError, ("expected a tensor", "float")),
+    ("k", lambda x: 10.0, TypeError, ("expected a tensor", "float")),
+    ("k", lambda x: x.int(), TypeError, ("floating-point", "torch.int32")),
+    ("k", lambda x: x.expand(2), ValueError, ("one element", "(2,)")),
+    ("delta", lambda x: x.expand(0), ValueError, ("one element", "(0,)")),
+    ("delta", lambda x: x.to("meta"), ValueError, ("device of pred", "got meta")),
+    ("weight", lambda x: x[:5], ValueError, ("broadcasts", "(33, 4)", "(5, 4)")),
+    ("weight", lambda x: x[None], ValueError, ("broadcasts", "(1, 33, 4)")),
+    ("weight", lambda x: x.bool(), TypeError, ("floating-point", "torch.bool")),
+    ("weight", lambda x: x.requires_grad_(), ValueError, ("requires_grad=False", "not different")),
+    ("form", "printed", ValueError, ("('equation', 'text')", "'printed'")),
+    ("reduction", "average", ValueError, ("('none', 'mean', 'sum')", "'average'")),
+]
+
+
+@pytest.mark.usefixtures("no_kernel_runs")
+@pytest.mark.parametrize("bad", BAD_LOSSES, ids=lambda bad: f"{bad[0]}-{bad[2].__name__}")
+def test_bad_loss(bad: tuple[str, Change | Any, type[Exception], tuple[str, ...]]) -> None:
+    name, change, exception, fragments = bad
+    tensors = loss_problem(LossCase((33, 4), weight="full")).tensors
+    arguments: dict[str, Any] = {n: x.detach() for n, x in tensors.items()}
+    arguments[name] = change(arguments[name]) if callable(change) else change
+    assert_raises(
+        exception, (f"{name}: ", *fragments), lambda: functional.dc_loss(**arguments)
+    )
+
+
+@pytest.mark.usefixtures("no_kernel_runs")
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_avg_factor_belongs_to_the_mean(reduction: str) -> None:
+    pred, target, k, delta = (torch.ones(()) for _ in range(4))
+    assert_raises(
+        ValueError,
+        ("avg_factor: ", "'mean'", repr(reduction)),
+        lambda: functional.dc_loss(pred, target, k, delta, reduction=reduction, avg_factor=2.0),
+    )
+
+
+BAD_CONSTRUCTORS: list[tuple[type, dict[str, Any], tuple[str, ...]]] = [
+    (DCLoss, {"k": 0.0}, ("k: ", "positive", "0.0")),
+    (DCLoss, {"k": -1.0}, ("k: ", "positive", "-1.0")),
+    (DCLoss, {"k": math.nan}, ("k: ", "finite", "nan")),
+    (DCLoss, {"k": math.inf}, ("k: ", "finite", "inf")),
+    (DCLoss, {"delta": math.nan}, ("delta: ", "finite", "nan")),
+    (DCLoss, {"delta": -math.inf}, ("delta: ", "finite", "-inf")),
+    (DCLoss, {"loss_weight": math.nan}, ("loss_weight: ", "finite", "nan")),
+    (DCLoss, {"form": "Equation"}, ("form: ", "'text'", "'Equation'")),
+    (DCLoss, {"reduction": None}, ("reduction: ", "'mean'", "None")),
+    (DCLoss, {"k_range": (5.0, 1.0)}, ("k_range: ", "low <= high", "(5.0, 1.0)")),
+    (DCLoss, {"k_range": (0.0, math.inf)}, ("k_range: ", "finite", "inf")),
+    (DCLoss, {"k_range": (-3.0, 20.0)}, ("k_range: ", "positive", "-3.0")),
+    (DCLoss, {"delta_range": (0.2, 0.3)}, ("delta_range: ", "0.15", "(0.2, 0.3)")),
+    (CEM, {"high_channels": 0, "low_channels": 4}, ("high_channels: ", "positive", "0")),
+    (CEM, {"high_channels": 4, "low_channels": -1}, ("low_channels: ", "positive", "-1")),
+    (FBSM, {"high_channels": 4, "low_channels": 4.0}, ("low_channels: ", "integer", "4.0")),
+    (
+        FBSM,
+        {"high_channels": 4, "low_channels": 4, "hidden_channels": 0},
+        ("hidden_channels: ", "positive", "0"),
+    ),
+    (
+        EFPNBS,
+        {"high_channels": 4, "low_channels": 4, "gate_channels": 2},
+        ("gate_channels: ", "1 or low_channels (4)", "2"),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    "bad", BAD_CONSTRUCTORS, ids=lambda bad: f"{bad[0].__name__}-{'-'.join(bad[1])}"
+)
+def test_bad_constructors(bad: tuple[type, dict[str, Any], tuple[str, ...]]) -> None:
+    module, arguments, fragments = bad
+    assert_raises(ValueError, fragments, lambda: module(**arguments))
+
+
+def test_modules_raise_what_functions_raise() -> None:
+    block = EFPNBS(3, 4)
+    p_low, p_high = torch.zeros(1, 4, 5, 6), torch.zeros(1, 3, 2, 2)
+    assert_raises(
+        ValueError,
+        ("project_weight: ", "(4, 5, 1, 1)", "(4, 3, 1, 1)"),
+        lambda: block(p_low, torch.zeros(1, 5, 2, 2)),
+    )
+    assert_raises(
+        TypeError, ("p_high: ", "torch.float64"), lambda: block(p_low, p_high.double())
+    )
+    assert_raises(
+        TypeError,
+        ("project_weight: ", "(torch.float64)", "torch.float32"),
+        lambda: block(p_low.double(), p_high.double()),
+    )
+    assert_raises(
+        ValueError,
+        ("reduction: ", "'mean'", "'avg'"),
+        lambda: DCLoss()(p_low, p_low, reduction_override="avg"),
+    )
+    assert_raises(
+        ValueError,
+        ("mask: ", "use_fbsm=False"),
+        lambda: EFPNBS(3, 4, use_fbsm=False).mask(p_low, p_high),
+    )
+
+
+def test_the_checks_hold_for_the_reference_backend_too() -> None:
+    with use_backend("reference"), pytest.raises(TypeError, match="p_high: "):
+        functional.cem(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2).double(), None, None)
+
+
+def test_an_error_leaves_the_next_call_alone(backend: Backend) -> None:
+    block = EFPNBS(3, 4).to(backend.device)
+    oracle = reference.EFPNBS(3, 4).to(backend.device)
+    oracle.load_state_dict(block.state_dict())
+    p_low, p_high = (torch.ones(1, c, 4, 4, device=backend.device) for c in (4, 3))
+    with pytest.raises(ValueError, match="p_high: "):
+        block(p_low, p_high[0])
+    torch.testing.assert_close(block(p_low, p_high), oracle(p_low, p_high))

@@ -1,0 +1,37 @@
+"""CEM: values and gradients against the float64 oracle, Eq. 1-4."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from accuracy import assert_problem_accurate
+from cases import CASES, Case, block_problem, case
+from conftest import Backend
+
+from efpn_kernels import functional
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if not c.slow], ids=str)
+def test_values_and_gradients(backend: Backend, case: Case) -> None:
+    assert_problem_accurate(block_problem("cem", case, backend.device))
+
+
+def test_context_is_a_constant_per_channel(backend: Backend) -> None:
+    problem = block_problem("cem", case("non_dividing", torch.float64), backend.device)
+    context = problem.fused()["out"] - problem.tensors["p_low"]
+    torch.testing.assert_close(context, context[:, :, :1, :1].expand_as(context))
+    assert (context >= -1e-12).all()
+
+
+def test_gradient_goes_to_the_first_maximum(backend: Backend) -> None:
+    """In row-major order, whatever the memory format."""
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        p_high = torch.zeros(1, 2, 3, 4, device=backend.device)
+        p_high[0, 0, 1, 2] = p_high[0, 0, 2, 0] = 5.0
+        p_high = p_high.contiguous(memory_format=memory_format).requires_grad_()
+        weight = torch.ones(1, 2, 1, 1, device=backend.device)
+        p_low, bias = torch.zeros(1, 1, 2, 2, device=backend.device), weight.new_ones(1)
+        functional.cem(p_low, p_high, weight, bias).sum().backward()
+        expected = torch.zeros_like(p_high)
+        expected[0, 0, 1, 2] = expected[0, 1, 0, 0] = 4.0
+        assert p_high.grad.equal(expected)

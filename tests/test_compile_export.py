@@ -1,0 +1,209 @@
+"""torch.compile, torch.export, autocast, fake tensors and opcheck."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from accuracy import assert_accurate
+from cases import BLOCK_OPERATORS, LAYOUTS, LossCase, block_problem, case, loss_problem
+from conftest import Backend
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from efpn_kernels import EFPNBS, DCLoss, backends, functional, reference
+from efpn_kernels.ops import efpn_bs as efpn_bs_operator
+from efpn_kernels.reference import FORMS, REDUCTIONS
+
+
+class Model(nn.Module):
+    """What a training step runs: the block and the loss."""
+
+    def __init__(self, gate_channels: int = 1) -> None:
+        super().__init__()
+        self.block = EFPNBS(7, 6, gate_channels=gate_channels)
+        self.loss = DCLoss()
+
+    def forward(self, p_low: Tensor, p_high: Tensor) -> Tensor:
+        return self.loss(self.block(p_low, p_high), p_low)
+
+
+def maps(device: str, n: int = 2, size: tuple[int, int] = (9, 10)) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(n)
+    shapes = ((n, 6, *size), (n, 7, 3, 4))
+    return tuple(torch.randn(shape, generator=generator).to(device) for shape in shapes)
+
+
+def step(model: nn.Module, *inputs: Tensor) -> list[Tensor]:
+    """Loss, gradients of the inputs, gradients of the parameters."""
+    inputs = tuple(x.detach().clone().requires_grad_() for x in inputs)
+    model.zero_grad(set_to_none=True)
+    loss = model(*inputs)
+    loss.backward()
+    return [loss.detach(), *(x.grad for x in inputs), *(p.grad for p in model.parameters())]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> None:
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("gate_channels", [1, 6])
+def test_compiles_without_a_break_and_for_every_size(backend: Backend, gate_channels: int) -> None:
+    model = Model(gate_channels).to(backend.device)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
+    for n, size in ((2, (9, 10)), (3, (12, 7)), (4, (5, 31))):
+        inputs = maps(backend.device, n, size)
+        torch.testing.assert_close(step(compiled, *inputs), step(model, *inputs))
+    assert counter.frame_count == 1, "compiled again for another size"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_inductor(backend: Backend, layout: str) -> None:
+    model = Model().to(backend.device)
+    compiled = torch.compile(model, fullgraph=True)
+    inputs = maps(backend.device)
+    if layout == "channels_last":
+        inputs = [x.contiguous(memory_format=torch.channels_last) for x in inputs]
+    torch.testing.assert_close(step(compiled, *inputs), step(model, *inputs), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("operator", BLOCK_OPERATORS)
+def test_functions_compile(backend: Backend, operator: str) -> None:
+    problem = block_problem(operator, case("x2"), backend.device)
+    expected = problem.fused()
+    problem.functional = torch.compile(problem.functional, fullgraph=True, backend="aot_eager")
+    for name, result in problem.fused().items():
+        torch.testing.assert_close(result, expected[name])
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_the_loss_compiles(backend: Backend, reduction: str) -> None:
+    loss = LossCase((33, 4), reduction=reduction, weight="row")
+    problem = loss_problem(loss, backend.device)
+    expected = problem.fused()
+    problem.functional = torch.compile(functional.dc_loss, fullgraph=True, backend="aot_eager")
+    for name, result in problem.fused().items():
+        torch.testing.assert_close(result, expected[name])
+
+
+@pytest.mark.parametrize("gate_channels", [1, 6])
+def test_export(backend: Backend, gate_channels: int) -> None:
+    block = EFPNBS(7, 6, gate_channels=gate_channels).to(backend.device).eval()
+    n, height, width = (torch.export.Dim(name, min=1, max=64) for name in ("n", "h", "w"))
+    program = torch.export.export(
+        block,
+        maps(backend.device),
+        dynamic_shapes=({0: n, 2: height, 3: width}, {0: n}),
+    )
+    for number, size in ((2, (9, 10)), (3, (12, 7))):
+        inputs = maps(backend.device, number, size)
+        torch.testing.assert_close(program.module()(*inputs), block(*inputs))
+    targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert f"{backends.NAMESPACE[backend.name]}.efpn_bs.default" in targets
+
+
+def test_export_of_plain_pytorch_needs_no_operator_of_ours() -> None:
+    block = reference.EFPNBS(7, 6).eval()
+    program = torch.export.export(block, maps("cpu"))
+    targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert targets
+    assert all(target.startswith("aten.") for target in targets)
+
+
+@pytest.mark.parametrize("operator", BLOCK_OPERATORS)
+@pytest.mark.parametrize("low_dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_autocast(backend: Backend, operator: str, low_dtype: torch.dtype) -> None:
+    """float32 parameters, maps as a convolution in front leaves them or as they are."""
+    problem = block_problem(operator, case("x8"), backend.device)
+    for name in list(problem.tensors)[:2]:
+        problem.tensors[name] = problem.tensors[name].detach().to(low_dtype).requires_grad_()
+    problem.grad_out = problem.grad_out.bfloat16()
+    oracle = problem.oracle()
+    with torch.autocast(backend.device, dtype=torch.bfloat16):
+        out = problem.functional(*problem.tensors.values())
+        assert out.dtype == torch.bfloat16
+        ours = problem.fused()
+        problem.grad_out = problem.grad_out.to(problem.reference(*problem.tensors.values()).dtype)
+        eager = problem.eager()
+    for name in oracle:
+        # Where eager's CEM promotes to float32, ours stays narrow like the convolutions behind it.
+        assert_accurate(ours[name], eager[name].to(ours[name].dtype), oracle[name], name)
+
+
+def test_autocast_of_the_module_and_the_loss(backend: Backend) -> None:
+    model = Model().to(backend.device)
+    p_low, p_high = maps(backend.device)
+    with torch.autocast(backend.device, dtype=torch.bfloat16):
+        loss = model(p_low, p_high)
+        mixed = functional.dc_loss(p_low.bfloat16(), p_low, model.loss.k, model.loss.delta)
+    loss.backward()
+    assert loss.dtype == mixed.dtype == torch.float32
+    assert all(p.grad.dtype == torch.float32 for p in model.parameters())
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_autocast_leaves_float64_alone(backend: Backend) -> None:
+    problem = block_problem("efpn_bs", case("x2", torch.float64), backend.device)
+    expected = problem.fused()["out"]
+    with torch.autocast(backend.device, dtype=torch.bfloat16):
+        assert problem.fused()["out"].equal(expected)
+
+
+def as_fake(mode: FakeTensorMode, x: Any) -> Any:
+    return mode.from_tensor(x) if isinstance(x, Tensor) else x
+
+
+@pytest.mark.parametrize("name", ["x2", "per_channel", "one_channel", "one_pixel_low", "row"])
+@pytest.mark.parametrize("low_layout", LAYOUTS)
+@pytest.mark.parametrize("high_layout", LAYOUTS)
+@pytest.mark.parametrize("operator", BLOCK_OPERATORS)
+def test_fake_strides_are_the_real_ones(
+    backend: Backend, operator: str, low_layout: str, high_layout: str, name: str
+) -> None:
+    """Of results and gradients, in every mixture of formats."""
+    problem = block_problem(operator, case(name, layout=low_layout), backend.device)
+    other = block_problem(operator, case(name, layout=high_layout), backend.device)
+    problem.tensors["p_high"] = other.tensors["p_high"]
+    real = problem.fused()
+    mode = FakeTensorMode()
+    fakes = {
+        name: as_fake(mode, x.detach()).requires_grad_() for name, x in problem.tensors.items()
+    }
+    grad_out = as_fake(mode, problem.grad_out)
+    with mode:
+        fake = problem._run(problem.functional, fakes, grad_out)
+    for result, expected in real.items():
+        got = fake[result]
+        assert (got.shape, got.dtype) == (expected.shape, expected.dtype), result
+        assert got.stride() == expected.stride(), f"{result}: {got.stride()}"
+
+
+def block_arguments(operator: str, name: str, layout: str, device: str) -> tuple[str, tuple]:
+    """The dispatcher's operator and its arguments."""
+    tensors = list(block_problem(operator, case(name, layout=layout), device).tensors.values())
+    if operator == "cem":
+        return "cem", tuple(tensors)
+    missing = () if operator == "efpn_bs" else (None, None)
+    arguments = (*tensors[:2], *missing, *tensors[2:], True)
+    assert len(arguments) == 3 + len(efpn_bs_operator.PARAMETERS)
+    return "efpn_bs", arguments
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["x2", "per_channel"])
+@pytest.mark.parametrize("operator", BLOCK_OPERATORS)
+def test_opcheck_of_blocks(backend: Backend, operator: str, name: str, layout: str) -> None:
+    op, arguments = block_arguments(operator, name, layout, backend.device)
+    torch.library.opcheck(getattr(backends.namespace(backend.name), op).default, arguments)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("reduce", [True, False])
+def test_opcheck_of_the_loss(backend: Backend, form: str, reduce: bool) -> None:
+    pred, target, k, delta = loss_problem(LossCase((33, 4)), backend.device).tensors.values()
+    arguments = (pred, target.detach(), None, k, delta, form == "text", reduce, 0.5, True)
+    torch.library.opcheck(backends.namespace(backend.name).dc_loss.default, arguments)

@@ -1,0 +1,108 @@
+"""The same bits in every run and for every number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from cases import BLOCK_OPERATORS, Case, LossCase, Problem, Shape, block_problem, case, loss_problem
+from conftest import Backend
+from torch import Tensor
+
+REPEATS = 5
+SHAPES = {
+    "non_dividing": case("non_dividing").shape,
+    "per_channel": case("per_channel").shape,
+    "several_blocks": Shape(2, 40, 36, 44, (37, 53), (5, 7)),
+}
+LOSSES = [
+    LossCase((size,), reduction=reduction, weight="full")
+    for size in (2049, 300_000)
+    for reduction in ("mean", "none")
+]
+
+
+@pytest.fixture(autouse=True)
+def poison() -> None:
+    """None here, and no deterministic mode of PyTorch's either: the kernels must not need it."""
+
+
+@pytest.fixture(autouse=True)
+def deterministic_library() -> Iterator[None]:
+    """cuDNN chooses among convolutions; those with atomics are not ours to answer for."""
+    previous = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    yield
+    torch.backends.cudnn.deterministic = previous
+
+
+@pytest.fixture
+def threads() -> Iterator[list[int]]:
+    """Numbers of threads to try; the present one comes back."""
+    present = torch.get_num_threads()
+    yield [1, 2, 3, 5]
+    torch.set_num_threads(present)
+
+
+def assert_same_bits(
+    results: dict[str, Tensor], expected: dict[str, Tensor], names: list[str] | None = None
+) -> None:
+    for name in names or list(expected):
+        assert results[name].equal(expected[name]), f"{name}: other bits"
+
+
+def block(operator: str, name: str, layout: str, device: str) -> Problem:
+    return block_problem(operator, Case(name, SHAPES[name], layout=layout), device)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("operator", BLOCK_OPERATORS)
+def test_blocks_repeat(backend: Backend, operator: str, name: str, layout: str) -> None:
+    problem = block(operator, name, layout, backend.device)
+    first = problem.fused()
+    for _ in range(REPEATS):
+        assert_same_bits(problem.fused(), first)
+
+
+@pytest.mark.parametrize("case", LOSSES, ids=str)
+def test_losses_repeat(backend: Backend, case: LossCase) -> None:
+    problem = loss_problem(case, backend.device)
+    first = problem.fused()
+    for _ in range(REPEATS):
+        assert_same_bits(problem.fused(), first)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("operator", BLOCK_OPERATORS)
+def test_blocks_do_not_depend_on_threads(
+    backend: Backend, threads: list[int], operator: str, name: str, layout: str
+) -> None:
+    problem = block(operator, name, layout, backend.device)
+    first = problem.fused()
+    for count in threads:
+        torch.set_num_threads(count)
+        assert_same_bits(problem.fused(), first)
+
+
+@pytest.mark.parametrize("case", LOSSES, ids=str)
+def test_losses_do_not_depend_on_threads(
+    backend: Backend, threads: list[int], case: LossCase
+) -> None:
+    problem = loss_problem(case, backend.device)
+    first = problem.fused()
+    for count in threads:
+        torch.set_num_threads(count)
+        assert_same_bits(problem.fused(), first)
+
+
+def test_an_image_does_not_depend_on_its_neighbours(backend: Backend) -> None:
+    """The image alone gives what it gives in a batch, within rounding of the library's products."""
+    problem = block("efpn_bs", "several_blocks", "contiguous", backend.device)
+    p_low, p_high, *parameters = (x.detach() for x in problem.tensors.values())
+    together = problem.functional(p_low, p_high, *parameters)
+    for i in range(len(p_low)):
+        alone = problem.functional(p_low[i : i + 1], p_high[i : i + 1], *parameters)
+        torch.testing.assert_close(alone, together[i : i + 1], rtol=1e-5, atol=1e-6)

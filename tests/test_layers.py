@@ -1,0 +1,116 @@
+"""The layers of the package: imports run one way, and importing changes nothing."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import efpn_kernels
+
+PACKAGE = Path(efpn_kernels.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# What each layer may import from the package; a layer is a module, or a folder with all in it.
+ALLOWED: dict[str, set[str]] = {
+    "reference": set(),
+    "version": set(),
+    "triton": {"ops"},
+    "ops": set(),
+    "_libraries": {"ops", "triton"},
+    "backends": {"_libraries", "ops"},
+    "checks": {"reference"},
+    "functional": {"backends", "checks", "ops", "reference"},
+    "modules": {"backends", "checks", "functional", "reference"},
+    "env_report": {"_libraries", "backends", "version"},
+    "__main__": {"env_report"},
+    "__init__": {"backends", "functional", "modules", "reference", "version"},
+}
+FOREIGN = {
+    "reference": {"torch"},
+    "ops": {"torch"},
+    "triton": {"torch", "triton"},
+}
+
+
+def layer_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Absolute dotted names of everything that a file imports, inside of functions too."""
+    parts = ("efpn_kernels", *file.relative_to(PACKAGE).with_suffix("").parts)
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = list(parts[: -node.level]) if node.level else []
+            base += node.module.split(".") if node.module else []
+            yield from (".".join([*base, alias.name]) for alias in node.names)
+
+
+def relative(file: Path) -> str:
+    return str(file.relative_to(PACKAGE))
+
+
+@pytest.mark.parametrize("file", FILES, ids=relative)
+def test_imports_run_one_way(file: Path) -> None:
+    layer = layer_of(file)
+    assert layer in ALLOWED, f"{layer}: a new layer; say here what it may import"
+    for name in imports(file):
+        if name.startswith("efpn_kernels."):
+            other = name.split(".")[1]
+            if other != layer and other in ALLOWED:
+                assert other in ALLOWED[layer], f"{layer} must not import {other}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=relative)
+def test_what_a_layer_imports_from_outside(file: Path) -> None:
+    layer = layer_of(file)
+    for name in imports(file):
+        root = name.split(".")[0]
+        assert root not in {"mmdet", "mmcv", "mmengine", "efpn_mmdet", "tests", "benchmarks"}
+        if layer in FOREIGN and root != "efpn_kernels" and root not in sys.stdlib_module_names:
+            assert root in FOREIGN[layer], f"{layer} must not import {root}"
+
+
+@pytest.mark.parametrize(
+    "file", [f for f in FILES if layer_of(f) in ("ops", "modules", "functional")], ids=relative
+)
+def test_only_the_choice_of_backends_reads_the_environment(file: Path) -> None:
+    assert "environ" not in file.read_text()
+    assert "getenv" not in file.read_text()
+
+
+def test_importing_patches_nothing_and_needs_no_mmdet() -> None:
+    code = """
+import sys, torch
+from torch import nn
+watched = (torch, torch.Tensor, nn, nn.Module, nn.Conv2d, nn.functional)
+before = [dict(vars(o)) for o in watched]
+defaults = torch.get_num_threads(), torch.get_default_dtype(), torch.initial_seed()
+import efpn_kernels
+for o, old in zip(watched, before):
+    new = vars(o)
+    changed = [k for k in old if k in new and new[k] is not old[k]]
+    assert not changed, (o, changed)
+assert defaults == (torch.get_num_threads(), torch.get_default_dtype(), torch.initial_seed())
+mm = [m for m in sys.modules if m.split(".")[0] in ("mmdet", "mmcv", "mmengine", "efpn_mmdet")]
+assert not mm, mm
+block = efpn_kernels.reference.EFPNBS(2, 2)
+assert type(block).__module__.startswith("efpn_kernels.reference")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_public_names() -> None:
+    for name in efpn_kernels.__all__:
+        assert hasattr(efpn_kernels, name), name
+    for name in ("CEM", "FBSM", "EFPNBS", "DCLoss", "patch", "use_backend", "explain"):
+        assert name in efpn_kernels.__all__
+    assert set(efpn_kernels.functional.__all__) == {"cem", "fbsm", "efpn_bs", "dc_loss"}
