@@ -17,6 +17,7 @@ namespace efpn {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+using torch::stable::empty_like;  // in the format of its argument
 
 // A map [N, C, H, W]: its sizes and whether channels are innermost.
 struct Map {
@@ -56,10 +57,6 @@ inline Tensor zeros(std::vector<int64_t> sizes, ScalarType type, bool channels_l
   Tensor x = empty(std::move(sizes), type, channels_last);
   std::memset(x.mutable_data_ptr(), 0, x.numel() * x.element_size());
   return x;
-}
-inline Tensor empty_map_like(const Tensor& map) {
-  const Map m(map);
-  return empty({m.N, m.C, m.H, m.W}, map.scalar_type(), m.channels_last);
 }
 
 template <class T>
