@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -110,6 +111,7 @@ class Session:
         self.options = options
         self.output = output_of(config, options)
         self.harness: Harness | None = None
+        self.environment: dict[str, Any] = {}
         self.total_groups = 0
         self.measured: dict[int, tuple[list[Row], list[Omission]]] = {}
         self.started = time.monotonic()
@@ -120,6 +122,7 @@ class Session:
         if id(group) not in self.measured:
             if self.harness is None:
                 torch.backends.cudnn.benchmark = True
+                self.environment = describe(self.options.device) | {"size": self.options.size}
                 self.harness = Harness(self.options.device, self.options.backends, self.progress)
             self.title = f"[{len(self.measured) + 1}/{self.total_groups}] {group.key}"
             self.progress("")
@@ -129,8 +132,7 @@ class Session:
 
     def write(self, complete: bool) -> None:
         """The report; until the session is complete its data alone, so that nothing is lost."""
-        environment = describe(self.options.device) | {"size": self.options.size}
-        report.write_json(self.output, environment, self.harness.rows, self.harness.omissions)
+        report.write_json(self.output, self.environment, self.harness.rows, self.harness.omissions)
         if complete:
             report.write_report(self.output)
 

@@ -6,12 +6,14 @@ import os
 import platform
 import re
 import subprocess
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+
+import efpn_kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,9 +24,9 @@ def describe(device: str) -> dict[str, Any]:
         "device_type": device,
         "device": device_name(device),
         "slug": slug(device),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit(),
-        "efpn_kernels": version("efpn_kernels"),
+        "efpn_kernels": efpn_kernels.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": version("triton"),

@@ -9,6 +9,7 @@ costs nobody else's results. At most eight files are written to the folder, whic
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -34,6 +35,7 @@ GRACE_S = 5  # between the request to stop and the end
 # Operators in processes of their own, with their time budgets.
 MEASURED = {"efpn_bs": 90, "cem": 35, "dc_loss": 40}
 COMPILED = "compiled"
+KERNELS = "kernels.json"
 LOG = "gpu_check.log"
 LOG_BYTES = 400_000
 
@@ -88,7 +90,8 @@ def stages(work: Path) -> list[Stage]:
         ),
         Stage(
             "kernels",
-            (python, "-m", "benchmarks.gpu_kernels", "--output", str(work / "kernels")),
+            (python, "benchmarks/gpu_kernels.py", "--check-batches", "1",
+             "--json", str(work / KERNELS)),
             40,
         ),
         Stage(
@@ -173,11 +176,25 @@ def merged(folders: Sequence[Path]) -> tuple[list[Row], list[Omission]]:
     return rows, omissions
 
 
-def kernel_tables(folder: Path) -> str:
-    """The Markdown that the kernels' own measurement left."""
-    if not folder.exists():
+def kernel_table(path: Path) -> str:
+    """A Markdown section with the single kernels' times, from the JSON of ``gpu_kernels``."""
+    if not path.exists():
         return ""
-    return "\n".join(path.read_text() for path in sorted(folder.glob("*.md")))
+    data = json.loads(path.read_text())
+    copy = data["copy_bytes_per_s"]
+    names = ("kernel", "case", "format", "namespace", "time", "GB/s", "of copy", "call", "result")
+    cells = []
+    for row in data["rows"]:
+        cell = [row["kernel"], row["case"], row["format"], row["namespace"], "", "", "", "", "ok"]
+        if "error" in row:
+            cell[-1] = " ".join(row["error"].split())[:120].replace("|", "/")
+        else:
+            rate = row["bytes"] / row["us"] * 1e6
+            cell[4:7] = report.duration(row["us"] / 1e6), f"{rate / 1e9:.0f}", f"{rate / copy:.0%}"
+            cell[7] = report.duration(row["host_us"] / 1e6) if "host_us" in row else ""
+        cells.append(cell)
+    note = f"Copy bandwidth in the same run: {copy / 1e9:.0f} GB/s. Cold tensors, graph replay.\n"
+    return f"\n## Single kernels\n\n{note}\n{report.table(names, cells)}" if cells else ""
 
 
 def write(folder: Path, work: Path, outcomes: Sequence[Outcome]) -> list[Row]:
@@ -186,10 +203,9 @@ def write(folder: Path, work: Path, outcomes: Sequence[Outcome]) -> list[Row]:
     rows, omissions = merged([work / name for name in (*MEASURED, COMPILED)])
     summary = {f"stage {one.stage.name}": stage_summary(one) for one in outcomes}
     report.write_json(folder, describe("cuda") | {"size": "quick"} | summary, rows, omissions)
-    tables = kernel_tables(work / "kernels")
-    report.write_report(folder, f"\n## Single kernels\n\n{tables}" if tables else "")
-    for path in sorted((work / "kernels").glob("*.json"))[:1]:
-        shutil.copyfile(path, folder / "kernels.json")
+    report.write_report(folder, kernel_table(work / KERNELS))
+    if (work / KERNELS).exists():
+        shutil.copyfile(work / KERNELS, folder / KERNELS)
     parts = [f"==== {one.stage.name}: {one.status}\n{one.log[-LOG_BYTES:]}" for one in outcomes]
     (folder / LOG).write_text("\n".join(parts))
     return rows

@@ -1,8 +1,8 @@
 """Writes the README's measured tables from the reports under ``benchmarks/results``.
 
-``python -m benchmarks.readme_table`` replaces what stands between ``<!-- benchmarks:cpu -->`` or
-``<!-- benchmarks:gpu -->`` and the next ``<!-- benchmarks:end -->``. With ``--check`` it changes
-nothing and fails if the README is not what it would write.
+``python -m benchmarks.readme_table`` replaces what stands between ``<!-- benchmarks:cpu -->`` and
+``<!-- /benchmarks:cpu -->``, and the same for ``gpu``. With ``--check`` it changes nothing and fails
+if the README is not what it would write.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from .records import (
 
 RESULTS = ROOT / "benchmarks" / "results"
 DEVICE_TYPES = {"cpu": "cpu", "gpu": "cuda"}
-END = "<!-- benchmarks:end -->"
 NOT_MEASURED = "No measurement on such a device has been committed yet.\n"
 
 
@@ -112,21 +111,15 @@ def updated(readme: str) -> str:
     """The README with its tables renewed.
 
     Raises:
-        ValueError: if a start marker has no end marker, or none is there.
+        ValueError: if a section's markers are missing.
     """
-    found = 0
     for section in DEVICE_TYPES:
-        start = f"<!-- benchmarks:{section} -->"
-        if start not in readme:
-            continue
-        found += 1
-        pattern = re.escape(start) + r".*?" + re.escape(END)
-        text = f"{start}\n{tables(section)}{END}"
+        start, end = f"<!-- benchmarks:{section} -->", f"<!-- /benchmarks:{section} -->"
+        pattern = re.escape(start) + r".*?" + re.escape(end)
+        text = f"{start}\n{tables(section)}{end}"
         readme, count = re.subn(pattern, lambda _, t=text: t, readme, count=1, flags=re.DOTALL)
         if not count:
-            raise ValueError(f"README.md: {start} has no {END} after it")
-    if not found:
-        raise ValueError("README.md: expected a marker <!-- benchmarks:cpu -->, found none")
+            raise ValueError(f"README.md: expected {start} and, after it, {end}")
     return readme
 
 

@@ -16,7 +16,8 @@ FORWARD = "forward"
 BACKWARD = "backward"
 TRAINING = "forward + backward"
 
-# The clock and cache state that stands for a device: a GPU's kernels on cold tensors, a CPU's calls.
+# The clock and cache state that speaks for a device: a GPU's kernels on cold tensors, a CPU's
+# calls on warm ones.
 HEADLINE = (("graph", "cold"), ("wall", "warm"))
 
 

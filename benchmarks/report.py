@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from .records import COPY, FLOOR, OURS, GroupKey, Omission, Row, by_group
 JSON = "report.json"
 MARKDOWN = "report.md"
 SCHEMA = 1
+# A number with its unit: right-aligned in tables.
+NUMERIC = re.compile(r"[≤≥]? ?[\d.e+-]+ ?(x|%|s|ms|us|MiB)?")
 
 READING = """\
 Every group of rows was measured interleaved (A B A B ...) in one process, after each candidate had
@@ -26,6 +29,7 @@ without the operator's own inputs and outputs. GB/s count the bytes that have to
 copy moves the same number of bytes. "Warm" repeats the same tensors, "cold" rotates through more
 than the cache holds. Clock "wall" is the host's, "events" times calls on the device, launches
 included, "graph" the kernels alone in a replayed CUDA graph. The first call has all one-time costs.
+The fused DCLoss computes its gradients in the forward pass: compare forward + backward there.
 """
 
 
@@ -102,7 +106,7 @@ def headline(environment: Mapping[str, Any]) -> str:
     triton = f", Triton {environment['triton']}" if environment["device_type"] == "cuda" else ""
     return (
         f"{device}, PyTorch {environment['torch']}{triton}, Python {environment['python']}, "
-        f"efpn_kernels {environment['efpn_kernels'] or 'from source'}, {environment['date']}, "
+        f"efpn_kernels {environment['efpn_kernels']}, {environment['date']}, "
         f"commit {environment['commit']}"
     )
 
@@ -197,7 +201,7 @@ def table(names: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     lines = [list(names), *[list(row) for row in cells]]
     widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(names))]
     numeric = [
-        all(line[column][:1] in "0123456789.-≤≥" for line in lines[1:] if line[column])
+        all(NUMERIC.fullmatch(line[column]) for line in lines[1:] if line[column])
         for column in range(len(names))
     ]
     rule = ["-" * (width - 1) + ":" if right else "-" * width

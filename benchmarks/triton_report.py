@@ -1,0 +1,228 @@
+"""Every Triton kernel compiled ahead of time, with no GPU: registers, spills, shared memory, widths.
+
+    python -m benchmarks.triton_report [--json FILE] [--targets sm_90,gfx942]
+
+The launchers run on tensors without memory, at the shapes of a detector, while Triton compiles for a
+target instead of launching: what is inspected is what would run. Beside it stands a roofline on paper,
+the compulsory bytes of each call over the copy bandwidth of an H200.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+from .gpu_kernels import FORMATS, real_cases, tensor_bytes
+
+from kernel_cases import Maker  # isort: skip - the path of the tests comes with gpu_kernels
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+H200_BYTES_PER_S = 4.3e12
+BATCHES = (1, 2)
+
+
+class MetaMaker(Maker):
+    """Makes arguments that have a shape, a dtype and strides, but no memory."""
+
+    def __init__(self, dtype: torch.dtype, channels_last: bool) -> None:
+        super().__init__(dtype, channels_last, "meta")
+
+    def normal(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.empty(shape, dtype=dtype or self.dtype, device="meta")
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.int32, device="meta")
+
+
+class OfflineDriver:
+    """Stands in for the driver of a GPU that is not there."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self.target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> str:
+        return str(self.target)
+
+    def get_current_stream(self, device: str) -> int:
+        return 0
+
+
+class Recorder:
+    """Compiles every launch for a target and keeps it, in place of running it.
+
+    The driver stays replaced afterwards: the process that compiles offline launches nothing.
+    """
+
+    def __init__(self, target: GPUTarget) -> None:
+        self.target = target
+        self.launches: list[tuple[JITFunction, dict, object]] = []
+
+    def __enter__(self) -> Recorder:
+        self.run = run = JITFunction.run
+
+        def compile_only(kernel: JITFunction, *args: object, **options: object) -> object:
+            compiled = run(kernel, *args, **{**options, "warmup": True})
+            self.launches.append((kernel, options, compiled))
+            return compiled
+
+        JITFunction.run = compile_only
+        triton.runtime.driver.set_active(OfflineDriver(self.target))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        JITFunction.run = self.run
+
+
+def nvidia_resources(cubin: bytes) -> dict[str, int]:
+    """Registers and stack bytes (spills live there) of the only kernel of a cubin."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(tool), "--dump-resource-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    usage = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", text))
+    return {"registers": int(usage["REG"]), "spill_bytes": int(usage["STACK"]) + int(usage["LOCAL"])}
+
+
+def amd_resources(assembly: str) -> dict[str, int]:
+    """Vector registers and the scratch bytes of a kernel's assembly."""
+    registers = re.search(r"\.vgpr_count:\s+(\d+)", assembly)
+    scratch = re.search(r"\.private_segment_fixed_size:\s+(\d+)", assembly)
+    return {"registers": int(registers[1]), "spill_bytes": int(scratch[1])}
+
+
+def access_widths(ptx: str, instruction: str) -> dict[str, int]:
+    """How many ``ld.global`` or ``st.global`` of each width in bytes a kernel has."""
+    widths: Counter[int] = Counter()
+    for vector, bits in re.findall(rf"\b{instruction}\.global\S*?(?:\.v(\d))?\.b(\d+)\s", ptx):
+        widths[int(vector or 1) * int(bits) // 8] += 1
+    return {str(width): count for width, count in sorted(widths.items())}
+
+
+def describe(kernel: JITFunction, options: dict, compiled: object, target: str) -> dict:
+    """What the compiler made of one launch."""
+    settings = {
+        name: value for name, value in options.items() if name.isupper() and isinstance(value, int)
+    }
+    row = {
+        "kernel": kernel.fn.__name__,
+        "target": target,
+        "settings": settings,
+        "warps": compiled.metadata.num_warps,
+        "shared_bytes": compiled.metadata.shared,
+    }
+    if target.startswith("sm"):
+        row |= nvidia_resources(compiled.asm["cubin"])
+        row["loads"] = access_widths(compiled.asm["ptx"], "ld")
+        row["stores"] = access_widths(compiled.asm["ptx"], "st")
+    else:
+        row |= amd_resources(compiled.asm["amdgcn"])
+    return row
+
+
+def call(name: str, args: list) -> tuple | None:
+    from efpn_kernels.triton import KERNELS
+
+    (launcher,) = (k for k in KERNELS if k.__name__ == name)
+    return launcher(*args)
+
+
+def compiled_rows(target: str) -> Iterator[dict]:
+    """One row for each different kernel that the real shapes launch."""
+    seen = set()
+    for N in BATCHES:
+        for dtype, channels_last in FORMATS:
+            for case in real_cases(N):
+                maker = MetaMaker(dtype, channels_last)
+                args = case.build(maker)
+                with Recorder(TARGETS[target]) as recorder:
+                    call(case.kernel, args)
+                for kernel, options, compiled in recorder.launches:
+                    if compiled.hash in seen:
+                        continue
+                    seen.add(compiled.hash)
+                    row = describe(kernel, options, compiled, target)
+                    row["operator"], row["case"] = case.kernel, case.id
+                    row["dtype"] = str(dtype).removeprefix("torch.")
+                    row["layout"] = "channels_last" if channels_last else "contiguous"
+                    yield row
+
+
+def roofline_rows() -> Iterator[dict]:
+    """Compulsory bytes of every call, and the microseconds in which an H200 moves them."""
+    for N in (1, 2, 8):
+        for dtype, channels_last in FORMATS:
+            for case in real_cases(N):
+                maker = MetaMaker(dtype, channels_last)
+                args = case.build(maker)
+                with Recorder(TARGETS["sm_90"]):
+                    results = call(case.kernel, args)
+                results = results if isinstance(results, tuple) else (results,)
+                moved = tensor_bytes(args) + tensor_bytes(results)
+                yield {
+                    "operator": case.kernel,
+                    "case": case.id,
+                    "dtype": str(dtype).removeprefix("torch."),
+                    "bytes": moved,
+                    "us": moved / H200_BYTES_PER_S * 1e6,
+                }
+
+
+def widths_text(widths: dict[str, int]) -> str:
+    return " ".join(f"{count}x{width}" for width, count in widths.items())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--targets", default=",".join(TARGETS))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--roofline", action="store_true")
+    options = parser.parse_args()
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        sys.exit("TRITON_INTERPRET: expected it unset, the interpreter compiles nothing; got 1")
+    rows = []
+    for target in options.targets.split(","):
+        for row in compiled_rows(target):
+            rows.append(row)
+            print(
+                f"{row['target']:7} {row['kernel']:28} {row['dtype']:8} {row['layout']:13} "
+                f"{row['registers']:4} registers {row['spill_bytes']:4} B spilled "
+                f"{row['shared_bytes']:6} B shared  loads {widths_text(row.get('loads', {}))}"
+                f"  stores {widths_text(row.get('stores', {}))}",
+                flush=True,
+            )
+    report = {"triton": triton.__version__, "kernels": rows}
+    if options.roofline:
+        report["roofline"] = list(roofline_rows())
+        for row in report["roofline"]:
+            print(f"{row['operator']:24} {row['case']:34} {row['dtype']:8} "
+                  f"{row['bytes'] / 1e6:9.2f} MB {row['us']:8.2f} us")
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
