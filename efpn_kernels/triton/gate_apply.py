@@ -71,8 +71,11 @@ def gate_apply_kernel(
         x = p % W + (tap % 3 - 1)
         fused = load_neighbour(m_high_ptr, n, y, x, H, W) + load_neighbour(m_low_ptr, n, y, x, H, W)
         logit += tl.load(fuse_weight_ptr + tap).to(ACC) * fused
-    mask = sigmoid(logit)
-    tl.store(mask_ptr + tl.cast(n, tl.int64) * HW + p, mask, p < HW)
+    mask_pointers = mask_ptr + tl.cast(n, tl.int64) * HW + p
+    tl.store(mask_pointers, sigmoid(logit), p < HW)
+    # Through memory, or else every thread computes the mask of each pixel of its tile.
+    tl.debug_barrier()
+    mask = tl.load(mask_pointers, p < HW, other=0.0)
     for c0 in range(0, C, CHANNELS):
         c = c0 + tl.arange(0, CHANNELS)
         inside = (p < HW)[:, None] & (c < C)[None, :]
@@ -333,8 +336,8 @@ def fuse_bwd_kernel(
         centre = load_neighbour(grad_logit_ptr, n, y, x, H, W)
         grad_sum = tl.zeros([PIXELS], ACC)
         for tap in tl.static_range(9):
-            dy: tl.constexpr = tap // 3 - 1
-            dx: tl.constexpr = tap % 3 - 1
+            dy = tap // 3 - 1
+            dx = tap % 3 - 1
             weight = tl.load(fuse_weight_ptr + tap).to(ACC)
             grad_sum += weight * load_neighbour(grad_logit_ptr, n, y - dy, x - dx, H, W)
             fused = load_neighbour(m_high_ptr, n, y + dy, x + dx, H, W)
