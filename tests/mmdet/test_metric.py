@@ -242,6 +242,17 @@ def test_the_settings_are_logged_with_the_values(
         assert text in log.text
 
 
+def test_a_metric_can_be_evaluated_again(tmp_path: Path) -> None:
+    images, samples = crowd_of_boxes(seed=4)
+    metric = AITODMetric(str(write_truth(tmp_path / "truth.json", images)))
+    metric.dataset_meta = {"classes": CLASSES}
+    values = []
+    for _ in range(2):
+        metric.process({}, samples)
+        values.append(metric.evaluate(size=len(samples)))
+    assert values[0] == values[1]
+
+
 def test_a_class_that_the_file_does_not_know_is_an_error(tmp_path: Path) -> None:
     metric = AITODMetric(str(write_truth(tmp_path / "truth.json", {1: []})))
     metric.dataset_meta = {"classes": ("car", "plane")}

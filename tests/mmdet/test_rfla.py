@@ -150,7 +150,7 @@ def test_the_distance_is_an_iou_calculator() -> None:
     boxes = random_boxes(3, 64, 20, seed=0)
     assert torch.equal(calculator(HorizontalBoxes(boxes), boxes), SCORES["nwd"](boxes, boxes))
     assert "nwd" in repr(calculator)
-    with pytest.raises(ValueError, match="distance: expected one of kl, .*, got 'iou'"):
+    with pytest.raises(ValueError, match=r"distance: expected one of kl, .*, got 'iou'"):
         ReceptiveFieldDistance("iou")
 
 

@@ -51,7 +51,7 @@ class HierarchicalAssigner(BaseAssigner):
     ) -> None:
         if len(topk) != 2 or topk[0] < 1 or topk[1] < 0:
             raise ValueError(f"topk: expected (k1 >= 1, k2 >= 0), got {tuple(topk)}")
-        if not 0 < ratio:
+        if ratio <= 0:
             raise ValueError(f"ratio: expected a positive number, got {ratio}")
         self.score = score_by_name(distance)
         self.topk = tuple(topk)
