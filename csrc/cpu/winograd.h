@@ -1,0 +1,58 @@
+// What the Winograd convolutions read and write, for the loops of every instruction set.
+#pragma once
+
+#include <cstdint>
+
+namespace efpn {
+
+// The map that a convolution transforms: one of four expressions, formed while loading, and zero
+// outside of the image. Vectors over channels are padded with zeros to whole registers.
+struct WinogradInput {
+  enum Kind {
+    plain,          // x
+    masked,         // (x + context) * mask
+    relu_gradient,  // x where out > 0, else 0
+    gate_gradient,  // grad_logit * scale where the bit of `kept` is set, else 0
+  };
+  Kind kind = plain;
+  int64_t N = 0, C = 0, H = 0, W = 0;
+  bool channels_last = false;
+  const float* x = nullptr;           // [N, C, H, W]
+  const float* context = nullptr;     // [N, padded C]
+  const float* mask = nullptr;        // [N, 1, H, W], or with mask_is_map [N, C, H, W]
+  bool mask_is_map = false;
+  const float* out = nullptr;         // [N, C, H, W]
+  const float* grad_logit = nullptr;  // [N, H, W]
+  const uint8_t* kept = nullptr;      // [N, H, W, registers of C] words of one bit per lane
+  const float* scale = nullptr;       // [padded C]
+};
+
+// What becomes of the convolution: a gate if `gate` is set, else a map.
+struct WinogradOutput {
+  int64_t N = 0, D = 0, H = 0, W = 0;
+  bool channels_last = false;
+  float* map = nullptr;                // [N, D, H, W]
+  const float* bias = nullptr;         // [padded D]; with it: relu(y + bias), else y
+  float* gate = nullptr;               // [N, H, W] = sigmoid(gate_bias + sum gate_weight relu(y + border))
+  const float* border = nullptr;       // [N, 3, 3, padded D]
+  const float* gate_weight = nullptr;  // [padded D]
+  float gate_bias = 0;
+  uint8_t* kept = nullptr;             // as in WinogradInput: y + border > 0; or null
+};
+
+// The 3x3 weight of K input and D output channels, by the strides of its elements.
+struct WinogradWeight {
+  const float* data;
+  int64_t K, D;
+  int64_t stride_k, stride_d, stride_y, stride_x;
+};
+
+// The register blocking of an instruction set.
+struct WinogradBlocking {
+  int64_t lanes;    // channels of a register
+  int64_t rows;     // rows of the GEMM's block: tiles, or input channels in a weight gradient
+  int64_t columns;  // columns of the GEMM's block: output channels
+  int64_t bits;     // bytes of `kept` for a register
+};
+
+}  // namespace efpn

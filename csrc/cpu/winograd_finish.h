@@ -1,0 +1,105 @@
+// What becomes of the convolutions' output: a map, or a gate. Include through winograd_kernels.h.
+namespace efpn {
+namespace EFPN_ISA {
+
+// `count` neighbouring tiles of one tile row of one image, the first at pixel (y, x); the tile
+// numbers `start`.. count from the beginning of the strip that the segment is part of.
+struct Segment {
+  int64_t n, y, x, start, count;
+};
+
+// Both rows of a segment's output: y[row][column][kColumns], columns < 2 * count.
+EFPN_INLINE const float* output_pixel(const float* y, const Segment& s, int64_t row, int64_t column) {
+  return y + (row * 2 * s.count + column) * kColumns;
+}
+
+EFPN_INLINE F finish_lane(const WinogradOutput& out, const float* y, int64_t d) {
+  return out.bias ? relu(load(y) + load(out.bias + d)) : load(y);
+}
+
+inline void write_channels_last(const WinogradOutput& out, const Segment& s, int64_t d, const float* y,
+                                int64_t rows, int64_t columns) {
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t column = 0; column < columns; ++column) {
+      const float* pixel = output_pixel(y, s, row, column);
+      float* target = out.map + (((s.n * out.H + s.y + row) * out.W + s.x + column) * out.D);
+      for (int64_t c = d; c < d + kColumns && c < out.D; c += kLanes, pixel += kLanes) {
+        const F value = finish_lane(out, pixel, c);
+        if (out.D - c >= kLanes) store(target + c, value);
+        else store(target + c, value, static_cast<int>(out.D - c));
+      }
+    }
+  }
+}
+
+inline void write_contiguous(const WinogradOutput& out, const Segment& s, int64_t d, const float* y,
+                             int64_t rows, int64_t columns) {
+  const int64_t step = out.H * out.W;
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t c = d; c < d + kColumns && c < out.D; c += kLanes) {
+      const int64_t channels = out.D - c < kLanes ? out.D - c : kLanes;
+      float* target = out.map + ((s.n * out.D + c) * out.H + s.y + row) * out.W + s.x;
+      for (int64_t x = 0; x < columns; x += kLanes) {
+        if (x + kLanes > columns && columns >= kLanes) x = columns - kLanes;
+        F block[kLanes];
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) {
+          block[i] = finish_lane(out, output_pixel(y, s, row, x + i) + (c - d), c);
+        }
+        transpose(block);
+        if (columns >= kLanes && channels == kLanes) {
+#pragma GCC unroll 16
+          for (int i = 0; i < kLanes; ++i) store(target + i * step + x, block[i]);
+        } else {
+          const int pixels = columns < kLanes ? static_cast<int>(columns) : kLanes;
+          for (int i = 0; i < channels; ++i) store(target + i * step + x, block[i], pixels);
+        }
+      }
+    }
+  }
+}
+
+// Adds the channels d.. to the segment's logits[tile][row][column][kLanes]; keeps the signs.
+inline void add_to_gate(const WinogradOutput& out, const Segment& s, int64_t d, const float* y,
+                        int64_t rows, int64_t columns, float* logits) {
+  const int64_t words = (out.D + kLanes - 1) / kLanes, padded = words * kLanes;
+  for (int64_t row = 0; row < rows; ++row) {
+    const int cy = border_class(s.y + row, out.H);
+    for (int64_t column = 0; column < columns; ++column) {
+      const int cx = border_class(s.x + column, out.W);
+      const float* border = out.border + ((s.n * 3 + cy) * 3 + cx) * padded;
+      const float* pixel = output_pixel(y, s, row, column);
+      float* logit = logits + (row * 2 * s.count + column) * kLanes;
+      uint8_t* kept = out.kept + ((s.n * out.H + s.y + row) * out.W + s.x + column) * words * sizeof(LaneBits);
+      F sum = d == 0 ? F(0.0f) : load(logit);
+      for (int64_t c = d; c < d + kColumns && c < padded; c += kLanes, pixel += kLanes) {
+        const F value = load(pixel) + load(border + c);
+        sum += relu(value) * load(out.gate_weight + c);
+        if (out.kept) {
+          const LaneBits bits = to_bits(value > F(0.0f));
+          std::memcpy(kept + c / kLanes * sizeof(bits), &bits, sizeof(bits));
+        }
+      }
+      store(logit, sum);
+    }
+  }
+}
+
+inline void write_gate(const WinogradOutput& out, const Segment& s, int64_t rows, int64_t columns,
+                       const float* logits) {
+  for (int64_t row = 0; row < rows; ++row) {
+    float* gate = out.gate + (s.n * out.H + s.y + row) * out.W + s.x;
+    for (int64_t column = 0; column < columns; ++column) {
+      gate[column] = out.gate_bias + sum(load(logits + (row * 2 * s.count + column) * kLanes));
+    }
+    int64_t x = 0;
+    for (; x + kLanes <= columns; x += kLanes) store(gate + x, sigmoid(load(gate + x)));
+    if (x < columns) {
+      const int n = static_cast<int>(columns - x);
+      store(gate + x, sigmoid(load(gate + x, n)), n);
+    }
+  }
+}
+
+}  // namespace EFPN_ISA
+}  // namespace efpn

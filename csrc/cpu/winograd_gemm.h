@@ -1,0 +1,48 @@
+// The register-blocked product of the Winograd convolutions. Include through winograd_kernels.h.
+namespace efpn {
+namespace EFPN_ISA {
+
+// Accumulators: kRows x kColumnRegisters, with room for the operands in 32 or 16 registers.
+#if EFPN_VECTOR_BYTES == 64
+constexpr int kRows = 14, kColumnRegisters = 2;
+#elif EFPN_VECTOR_BYTES == 32
+constexpr int kRows = 6, kColumnRegisters = 2;
+#else
+constexpr int kRows = 4, kColumnRegisters = 2;
+#endif
+constexpr int kLanes = Vec<float>::size;
+constexpr int kColumns = kColumnRegisters * kLanes;
+
+// m[r, :] (+)= sum over o, i of a[o * a_outer + r * row_stride + i] b[o * inner + i, :], for
+// i < inner, r < kRows; the rows of b and m hold kColumns floats.
+template <int row_stride, int inner>
+EFPN_INLINE void multiply_block(int64_t outer, const float* a, int64_t a_outer, const float* b,
+                                float* m, bool accumulate) {
+  using V = Vec<float>::Native;
+  V sums[kRows][kColumnRegisters] = {};
+  for (int64_t o = 0; o < outer; ++o, a += a_outer) {
+#pragma GCC unroll 2
+    for (int i = 0; i < inner; ++i, b += kColumns) {
+      V column[kColumnRegisters];
+#pragma GCC unroll 16
+      for (int j = 0; j < kColumnRegisters; ++j) column[j] = load(b + j * kLanes).v;
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        const V value = Vec<float>(a[r * row_stride + i]).v;
+#pragma GCC unroll 16
+        for (int j = 0; j < kColumnRegisters; ++j) sums[r][j] += value * column[j];
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+    for (int j = 0; j < kColumnRegisters; ++j) {
+      float* target = m + r * kColumns + j * kLanes;
+      store(target, accumulate ? Vec<float>(sums[r][j]) + load(target) : Vec<float>(sums[r][j]));
+    }
+  }
+}
+
+}  // namespace EFPN_ISA
+}  // namespace efpn

@@ -1,0 +1,196 @@
+// Winograd F(2x2, 3x3), strip by strip, for one instruction set. Include through foreach_isa.h.
+//
+// For an input tile d (4x4), a weight g (3x3) and an output tile y (2x2), with xi = 4 i + j:
+//   V = B' d B,  U = G g G',  M[xi] = sum over channels of V[xi] U[xi],  y = A' M A;
+//   dM = A dy A',  dU[xi] = sum over tiles of V[xi] dM[xi],  dg = G' dU G.
+//   B' = [1 0 -1 0; 0 1 1 0; 0 -1 1 0; 0 1 0 -1], A' = [1 1 1 0; 0 1 -1 -1],
+//   G' = [1 1/2 1/2 0; 0 1/2 -1/2 0; 0 1/2 1/2 1].
+#include "../common/border.h"
+#include "winograd_gemm.h"
+#include "winograd_stage.h"
+#include "winograd_finish.h"
+
+namespace efpn {
+namespace EFPN_ISA {
+
+// Input channels summed in registers before they are added to M: short chains keep the error low.
+constexpr int64_t kDepth = 64;
+
+EFPN_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+inline WinogradBlocking winograd_blocking() {
+  return {kLanes, kRows, kColumns, static_cast<int64_t>(sizeof(LaneBits))};
+}
+
+// Calls f(segment) for the tile-row pieces of the tiles [first, first + count) of the maps.
+template <class Function>
+EFPN_INLINE void for_segments(int64_t H, int64_t W, int64_t first, int64_t count, Function f) {
+  const int64_t width = (W + 1) / 2, height = (H + 1) / 2;
+  for (int64_t start = 0; start < count;) {
+    const int64_t tile = first + start, row = tile / width, column = tile % width;
+    const int64_t rest = count - start, here = width - column < rest ? width - column : rest;
+    f(Segment{row / height, row % height * 2, column * 2, start, here});
+    start += here;
+  }
+}
+
+// Row i of B' d B for a segment: its tiles' four registers V[4 i + j], `xi_stride` apart. `rows` holds
+// the two staged rows that B' combines, 2 count + 2 pixels each.
+template <bool add>
+EFPN_INLINE void transform_row(const float* a, const float* b, int64_t count, float* v,
+                               int64_t xi_stride, int64_t tile_stride) {
+  const auto combined = [&](int64_t x) {
+    return add ? load(a + x * kLanes) + load(b + x * kLanes) : load(a + x * kLanes) - load(b + x * kLanes);
+  };
+  F c0 = combined(0), c1 = combined(1);
+  for (int64_t t = 0; t < count; ++t, v += tile_stride) {
+    const F c2 = combined(2 * t + 2), c3 = combined(2 * t + 3);
+    store(v, c0 - c2);
+    store(v + xi_stride, c1 + c2);
+    store(v + 2 * xi_stride, c2 - c1);
+    store(v + 3 * xi_stride, c1 - c3);
+    c0 = c2;
+    c1 = c3;
+  }
+}
+
+// Row i of B' d B = rows[kFirst[i]] -+ rows[kSecond[i]], columns alike.
+constexpr int kFirst[4] = {0, 1, 2, 1}, kSecond[4] = {2, 2, 1, 3};
+
+EFPN_INLINE void transform_input_row(int i, const float* first, const float* second, int64_t count,
+                                     float* v, int64_t xi_stride, int64_t tile_stride) {
+  if (i == 1) return transform_row<true>(first, second, count, v, xi_stride, tile_stride);
+  transform_row<false>(first, second, count, v, xi_stride, tile_stride);
+}
+
+// V[xi][channel block][tile][kLanes] of a strip; `rows` has room for four staged rows.
+inline void transform_input(const WinogradInput& in, int64_t first, int64_t count, int64_t strip,
+                            float* rows, float* v) {
+  const int64_t blocks = (in.C + kLanes - 1) / kLanes, xi_stride = blocks * strip * kLanes;
+  for (int64_t block = 0; block < blocks; ++block) {
+    for_segments(in.H, in.W, first, count, [&](const Segment& s) {
+      const int64_t columns = 2 * s.count + 2;
+      for (int r = 0; r < 4; ++r) {
+        stage_row(in, s.n, block * kLanes, s.y + r - 1, s.x - 1, columns, rows + r * columns * kLanes);
+      }
+      for (int i = 0; i < 4; ++i) {
+        transform_input_row(i, rows + kFirst[i] * columns * kLanes, rows + kSecond[i] * columns * kLanes,
+                            s.count, v + 4 * i * xi_stride + (block * strip + s.start) * kLanes,
+                            xi_stride, kLanes);
+      }
+    });
+  }
+}
+
+// y[row][column][kColumns] = A' M A of a segment; m[xi][tile][kColumns].
+inline void transform_output(const float* m, int64_t strip, const Segment& s, float* y) {
+  const int64_t xi_stride = strip * kColumns;
+  for (int64_t t = 0; t < s.count; ++t) {
+    for (int lane = 0; lane < kColumns; lane += kLanes) {
+      const float* tile = m + (s.start + t) * kColumns + lane;
+      F upper[4], lower[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        const F m0 = load(tile + j * xi_stride), m1 = load(tile + (4 + j) * xi_stride);
+        const F m2 = load(tile + (8 + j) * xi_stride), m3 = load(tile + (12 + j) * xi_stride);
+        upper[j] = m0 + (m1 + m2);
+        lower[j] = (m1 - m2) - m3;
+      }
+      float* top = y + 2 * t * kColumns + lane;
+      float* bottom = top + 2 * s.count * kColumns;
+      store(top, upper[0] + (upper[1] + upper[2]));
+      store(top + kColumns, (upper[1] - upper[2]) - upper[3]);
+      store(bottom, lower[0] + (lower[1] + lower[2]));
+      store(bottom + kColumns, (lower[1] - lower[2]) - lower[3]);
+    }
+  }
+}
+
+// Floats of scratch that winograd_strips needs.
+inline int64_t winograd_scratch(int64_t C, int64_t strip) {
+  const int64_t v = 16 * round_up(C, kLanes) * strip, m = 16 * strip * kColumns;
+  const int64_t rows = 4 * 4 * strip * kLanes, y = 4 * strip * kColumns + kLanes * kColumns;
+  return v + m + rows + y + 4 * strip * kLanes;
+}
+
+// The tiles of the strips [begin, end), `strip` (a multiple of kRows) tiles each.
+// u[xi][column block][round_up(C, kLanes)][kColumns].
+inline void winograd_strips(const WinogradInput& in, const WinogradOutput& out, const float* u,
+                            int64_t tiles, int64_t strip, int64_t begin, int64_t end, float* scratch) {
+  const int64_t depth = round_up(in.C, kLanes), column_blocks = (out.D + kColumns - 1) / kColumns;
+  float* const v = scratch;
+  float* const m = v + 16 * depth * strip;
+  float* const rows = m + 16 * strip * kColumns;
+  float* const y = rows + 4 * 4 * strip * kLanes;
+  float* const logits = y + 4 * strip * kColumns + kLanes * kColumns;
+  for (int64_t index = begin; index < end; ++index) {
+    const int64_t first = index * strip, count = tiles - first < strip ? tiles - first : strip;
+    transform_input(in, first, count, strip, rows, v);
+    for (int64_t block = 0; block < column_blocks; ++block) {
+      for (int xi = 0; xi < 16; ++xi) {
+        const float* weight = u + (xi * column_blocks + block) * depth * kColumns;
+        const float* tile = v + xi * depth * strip;
+        for (int64_t k = 0; k < depth; k += kDepth) {
+          const int64_t k_blocks = (depth - k < kDepth ? depth - k : kDepth) / kLanes;
+          for (int64_t t = 0; t < count; t += kRows) {
+            multiply_block<kLanes, kLanes>(k_blocks, tile + k * strip + t * kLanes, strip * kLanes,
+                                           weight + k * kColumns, m + (xi * strip + t) * kColumns, k > 0);
+          }
+        }
+      }
+      for_segments(in.H, in.W, first, count, [&](const Segment& s) {
+        const int64_t height = out.H - s.y < 2 ? 1 : 2;
+        const int64_t width = out.W - s.x < 2 * s.count ? out.W - s.x : 2 * s.count;
+        float* const logit = logits + 4 * s.start * kLanes;
+        transform_output(m, strip, s, y);
+        if (out.gate) {
+          add_to_gate(out, s, block * kColumns, y, height, width, logit);
+          if (block == column_blocks - 1) write_gate(out, s, height, width, logit);
+        } else if (out.channels_last) {
+          write_channels_last(out, s, block * kColumns, y, height, width);
+        } else {
+          write_contiguous(out, s, block * kColumns, y, height, width);
+        }
+      });
+    }
+  }
+}
+
+// u[xi][column block][k][kColumns] = G g G' for the rows [begin, end) of the depth, padded with zeros.
+inline void winograd_weight(const WinogradWeight& w, int64_t begin, int64_t end, float* u) {
+  const int64_t depth = round_up(w.K, kLanes), column_blocks = (w.D + kColumns - 1) / kColumns;
+  for (int64_t block = 0; block < column_blocks; ++block) {
+    for (int64_t k = begin; k < end; ++k) {
+      float taps[9][kColumns] = {};
+      if (k < w.K) {
+        for (int64_t c = 0; c < kColumns && block * kColumns + c < w.D; ++c) {
+          const float* g = w.data + k * w.stride_k + (block * kColumns + c) * w.stride_d;
+          for (int i = 0; i < 9; ++i) taps[i][c] = g[i / 3 * w.stride_y + i % 3 * w.stride_x];
+        }
+      }
+      for (int lane = 0; lane < kColumns; lane += kLanes) {
+        F rows[4][3];
+        const F half(0.5f);
+        for (int x = 0; x < 3; ++x) {
+          const F g0 = load(taps[x] + lane), g1 = load(taps[3 + x] + lane), g2 = load(taps[6 + x] + lane);
+          rows[0][x] = g0;
+          rows[1][x] = half * ((g0 + g2) + g1);
+          rows[2][x] = half * ((g0 + g2) - g1);
+          rows[3][x] = g2;
+        }
+        float* target = u + (block * depth + k) * kColumns + lane;
+        const int64_t xi_stride = column_blocks * depth * kColumns;
+        for (int i = 0; i < 4; ++i, target += 4 * xi_stride) {
+          const F ends = rows[i][0] + rows[i][2];
+          store(target, rows[i][0]);
+          store(target + xi_stride, half * (ends + rows[i][1]));
+          store(target + 2 * xi_stride, half * (ends - rows[i][1]));
+          store(target + 3 * xi_stride, rows[i][2]);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace EFPN_ISA
+}  // namespace efpn
