@@ -331,7 +331,12 @@ def check_results(name: str, args: list, actual: tuple[Tensor, ...], maker: Make
         rounding = torch.finfo(got.dtype).eps
         slack = torch.finfo(maker.acc).eps * (32 * (1 + largest) + terms**0.5)
         torch.testing.assert_close(
-            got.double(), want, rtol=rounding, atol=slack, equal_nan=True, msg=lambda m: f"{where}: {m}"
+            got.double(),
+            want,
+            rtol=rounding,
+            atol=slack,
+            equal_nan=True,
+            msg=lambda message, where=where: f"{where}: {message}",
         )
 
 

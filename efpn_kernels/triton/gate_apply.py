@@ -284,7 +284,8 @@ def mask_apply_backward(
     N, C, H, W = p_low.shape
     grad_logit = torch.empty_like(mask)
     channels_last = is_channels_last(p_low)
-    tile = deep_tile(C, H * W, channels_last)
+    gated = is_gate(mask, p_low)
+    tile = deep_tile(C, H * W, channels_last, elements=4096 if gated else 2048)
     tiles = triton.cdiv(H * W, tile.pixels)
     partial = None if context is None else context.new_empty(N, tiles, C)
     if p_low.numel():
@@ -301,7 +302,7 @@ def mask_apply_backward(
             PIXELS=tile.pixels,
             CHANNELS=tile.channels,
             CHANNELS_LAST=channels_last,
-            GATED=is_gate(mask, p_low),
+            GATED=gated,
             HAS_CONTEXT=context is not None,
             num_warps=tile.warps,
         )
