@@ -224,7 +224,11 @@ def main() -> None:
                         error = verdict(case, kernel, args, maker)
                         if error:
                             failed[key] = error
-                    row = measure(case, kernel, args, failed.get(key))
+                    try:
+                        row = measure(case, kernel, args, failed.get(key))
+                    except Exception as error:
+                        failed[key] = f"{type(error).__name__}: {error}"[:600]
+                        row = measure(case, kernel, args, failed[key])
                     layout = "channels_last" if channels_last else "contiguous"
                     row |= {"namespace": namespace, "N": N, "layout": layout}
                     row["dtype"] = str(dtype).removeprefix("torch.")
@@ -232,6 +236,7 @@ def main() -> None:
                     report["rows"].append(row)
                     print(report_lines(row, copy_bytes), flush=True)
                 del args
+                torch.cuda.empty_cache()
                 if options.json:
                     options.json.write_text(json.dumps(report, indent=1))
     sys.exit(1 if failed else 0)
