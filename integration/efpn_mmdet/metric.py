@@ -126,7 +126,9 @@ def _coco_detections(
 
 def evaluate(truth: COCO, detections: list[dict], category_ids: Sequence[int]) -> COCOeval_faster:
     """Match and accumulate with the benchmark's parameters; IoU 0.25 is the first threshold."""
-    evaluation = COCOeval_faster(truth, truth.loadRes(detections), iouType="bbox")
+    nothing = {**truth.dataset, "annotations": []}  # loadRes of 1.6 and 1.7 refuses an empty list
+    found = truth.loadRes(detections) if detections else COCO(nothing)
+    evaluation = COCOeval_faster(truth, found, iouType="bbox")
     parameters = evaluation.params
     parameters.catIds = list(category_ids)
     parameters.iouThrs = np.concatenate([[LOOSE_IOU], IOU_THRESHOLDS])
