@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.plan import Options, groups_of
+from benchmarks.plan import DIRECTIONS, Options, groups_of
 from benchmarks.records import FORWARD, TRAINING
 from benchmarks.shapes import LOSS_GOAL_SIZES, LOSS_SIZES
 from benchmarks.workload import Group, Workload
@@ -28,7 +28,8 @@ def plan(options: Options) -> list[Group]:
                 traffic={FORWARD: 2 * size, TRAINING: 3 * size},
             )
             compare = elements in LOSS_GOAL_SIZES or options.size == "full"
-            groups += groups_of(workload, options, compare_compiled=compare, share=0.1)
+            compared = DIRECTIONS if compare else ()
+            groups += groups_of(workload, options, compared=compared, share=0.1)
     return groups
 
 

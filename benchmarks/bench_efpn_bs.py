@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from benchmarks.baselines import convolution_floor
-from benchmarks.plan import Options, groups_of
-from benchmarks.shapes import block_shapes
+from benchmarks.plan import DIRECTIONS, Options, groups_of
+from benchmarks.records import FORWARD
+from benchmarks.shapes import AITOD, block_shapes
 from benchmarks.workload import Group, Workload
 
 
@@ -27,7 +28,9 @@ def plan(options: Options) -> list[Group]:
                 dtype=dtype,
                 floor=convolution_floor,
             )
-            groups += groups_of(workload, options)
+            # One shape tells how a compiled backward fares, which takes minutes to compile.
+            compared = DIRECTIONS if shape == AITOD or options.device == "cuda" else (FORWARD,)
+            groups += groups_of(workload, options, compared=compared)
     return groups
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from benchmarks.baselines import convolution_floor
-from benchmarks.plan import Options, groups_of
+from benchmarks.plan import DIRECTIONS, Options, groups_of
 from benchmarks.records import FORWARD
 from benchmarks.shapes import neck_shapes
 from benchmarks.workload import Group, Workload
@@ -34,8 +34,9 @@ def plan(options: Options) -> list[Group]:
             )
             # Quick runs leave out what bench_efpn_bs shows too: torch.compile and the gradients.
             quick = options.size == "quick"
-            found = groups_of(workload, options, compare_compiled=not quick)
-            groups += [group for group in found if not quick or group.direction == FORWARD]
+            directions = (FORWARD,) if quick else DIRECTIONS
+            compared = () if quick else (FORWARD,)
+            groups += groups_of(workload, options, directions, compared)
     return groups
 
 

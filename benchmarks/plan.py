@@ -10,6 +10,7 @@ from .records import COMPILE, COMPILE_MAX, COPY, EAGER, FLOOR, FORWARD, TRAINING
 from .timers import MAX_COLD_SETS, cold_sets
 from .workload import Group, Workload
 
+DIRECTIONS = (FORWARD, TRAINING)
 BUDGET_S = {"smoke": 0.2, "quick": 20.0, "full": 60.0}
 CUDA_BUDGET_S = {"smoke": 0.2, "quick": 0.6, "full": 3.0}
 
@@ -40,21 +41,26 @@ class Options:
             return ()
         if self.compiled == "all":
             return COMPILE, COMPILE_MAX
-        # Compiling a backward takes minutes on a small CPU.
+        # Compiling a block's backward takes minutes on a small CPU.
         if self.compiled == "auto" and self.size == "quick" and direction == TRAINING:
             return ()
         return (COMPILE,)
 
 
 def groups_of(
-    workload: Workload, options: Options, compare_compiled: bool = True, share: float = 1.0
+    workload: Workload,
+    options: Options,
+    directions: tuple[str, ...] = DIRECTIONS,
+    compared: tuple[str, ...] = DIRECTIONS,
+    share: float = 1.0,
 ) -> list[Group]:
     """Every direction, cache state and clock of a workload.
 
     Args:
         workload: what to measure.
         options: of the run.
-        compare_compiled: whether ``torch.compile`` may take part.
+        directions: to measure.
+        compared: directions in which ``torch.compile`` may take part.
         share: of the size's time budget that each group gets.
     """
     formats = tuple(name for name in workload.formats if name in options.formats)
@@ -63,9 +69,9 @@ def groups_of(
     workload = replace(workload, formats=formats)
     budgets = CUDA_BUDGET_S if options.device == "cuda" else BUDGET_S
     groups = []
-    for direction in (FORWARD, TRAINING):
+    for direction in directions:
         variants = [EAGER]
-        if compare_compiled:
+        if direction in compared:
             variants += options.compile_variants(direction)
         if workload.floor is not None:
             variants.append(FLOOR)

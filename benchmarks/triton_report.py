@@ -105,7 +105,10 @@ def nvidia_resources(cubin: bytes) -> dict[str, int]:
         command = [str(tool), "--dump-resource-usage", file.name]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     usage = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", text))
-    return {"registers": int(usage["REG"]), "spill_bytes": int(usage["STACK"]) + int(usage["LOCAL"])}
+    return {
+        "registers": int(usage["REG"]),
+        "spill_bytes": int(usage["STACK"]) + int(usage["LOCAL"]),
+    }
 
 
 def amd_resources(assembly: str) -> dict[str, int]:
@@ -219,8 +222,10 @@ def main() -> None:
     if options.roofline:
         report["roofline"] = list(roofline_rows())
         for row in report["roofline"]:
-            print(f"{row['operator']:24} {row['case']:34} {row['dtype']:8} "
-                  f"{row['bytes'] / 1e6:9.2f} MB {row['us']:8.2f} us")
+            print(
+                f"{row['operator']:24} {row['case']:34} {row['dtype']:8} "
+                f"{row['bytes'] / 1e6:9.2f} MB {row['us']:8.2f} us"
+            )
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
 
