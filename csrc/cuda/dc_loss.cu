@@ -1,0 +1,204 @@
+// DCLoss, Eq. 9-10: loss and every gradient in one pass, reduced in a fixed order.
+//
+// Bytes: pred and target read, grad_pred written: 12 per float32 element; 1e7 elements: 28 us at
+// 4.3 TB/s. Operations: about 40 per element, an exp and a division among them: 18 us on 132 SMs, under
+// the memory's time. Up to kSingle elements one block does it all in one launch; above, a block for every
+// kChunk elements leaves three partial sums and a second launch adds them.
+#include "tensor.cuh"
+
+#include "../common/dc_loss.h"
+
+namespace efpn {
+namespace cuda {
+namespace {
+
+constexpr int kThreads = 512;
+constexpr int kUnroll = 2;
+constexpr int64_t kSingle = 16384;
+constexpr int64_t kChunk = 8192;
+
+// A tensor of one element of any floating dtype.
+struct Scalar {
+  const void* at;
+  ScalarType type;
+
+  explicit Scalar(const Tensor& x) : at(x.data_ptr()), type(x.scalar_type()) {}
+
+  template <class A>
+  __device__ __forceinline__ A get() const {
+    switch (type) {
+      case ScalarType::Float: return A(*static_cast<const float*>(at));
+      case ScalarType::Double: return A(*static_cast<const double*>(at));
+      case ScalarType::BFloat16: return A(widen(*static_cast<const BFloat16*>(at)));
+      default: return A(widen(*static_cast<const Half*>(at)));
+    }
+  }
+};
+
+template <class T>
+struct DCLoss {
+  const T *pred, *target, *weight, *grad_loss;  // weight and grad_loss may be null
+  T *loss, *grad_pred;                          // loss: elementwise; both may be null
+  T* loss_sum;                                  // may be null
+  Acc<T>*grad_k, *grad_delta;                   // may be null
+  Acc<T>* partial;                              // [3, blocks], or null where one block does it all
+  Scalar k, delta;
+  Acc<T> sign, scale;
+  int64_t numel;
+};
+
+// Three sums to their places: of the whole, or of a block.
+template <class T>
+__device__ __forceinline__ void write_sums(const DCLoss<T>& a, const Acc<T> (&sums)[3]) {
+  if (a.loss_sum) *a.loss_sum = narrow<T>(sums[0]);
+  if (a.grad_k) *a.grad_k = sums[1];
+  if (a.grad_delta) *a.grad_delta = sums[2];
+}
+
+template <int V, class T>
+__global__ void __launch_bounds__(kThreads) dc_loss_kernel(const DCLoss<T> a, const int64_t chunk) {
+  using A = Acc<T>;
+  __shared__ A shared[3 * kThreads / kWarp];
+  const A k = a.k.template get<A>(), delta = a.delta.template get<A>();
+  const int64_t begin = blockIdx.x * chunk;
+  const int64_t end = begin + chunk < a.numel ? begin + chunk : a.numel;
+  A sums[3] = {};
+  for (int64_t i = begin + int64_t(threadIdx.x) * V; i < end; i += kUnroll * kThreads * V) {
+    Storage<T, V> pred[kUnroll], target[kUnroll], weight[kUnroll], grad_loss[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const int64_t at = i + u * kThreads * V;
+      if (at >= end) break;
+      pred[u] = load_raw<V>(a.pred + at);
+      target[u] = load_raw<V>(a.target + at);
+      if (a.weight) weight[u] = load_raw<V>(a.weight + at);
+      if (a.grad_loss) grad_loss[u] = load_raw<V>(a.grad_loss + at);
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const int64_t at = i + u * kThreads * V;
+      if (at >= end) break;
+      Vec<A, V> value, gradient;
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        const A difference = widen(pred[u].v[v]) - widen(target[u].v[v]);
+        const A error = difference < A(0) ? -difference : difference;
+        const DCLossTerms<A> terms = dc_loss_terms<A>(error, k, delta, a.sign);
+        A factor = a.scale;
+        if (a.weight) factor *= widen(weight[u].v[v]);
+        value[v] = factor * terms.loss;
+        if (a.grad_loss) factor *= widen(grad_loss[u].v[v]);
+        // d|x|/dx is the sign of x: 0 at 0, NaN at NaN (the derivative is NaN there already).
+        const A slope = factor * terms.d_error;
+        gradient[v] = difference == A(0) ? A(0) : (difference < A(0) ? -slope : slope);
+        sums[0] += value[v];
+        sums[1] += factor * terms.d_k;
+        sums[2] += factor * terms.d_delta;
+      }
+      if (a.loss) store(a.loss + at, value);
+      if (a.grad_pred) store(a.grad_pred + at, gradient);
+    }
+  }
+  block_sum(sums, shared, threadIdx.x, kThreads);
+  if (threadIdx.x != 0) return;
+  if (a.partial) {
+#pragma unroll
+    for (int s = 0; s < 3; ++s) a.partial[s * int64_t(gridDim.x) + blockIdx.x] = sums[s];
+  } else {
+    write_sums(a, sums);
+  }
+}
+
+// Adds the blocks' sums. One block.
+template <class T>
+__global__ void __launch_bounds__(kThreads) dc_loss_finish_kernel(const DCLoss<T> a,
+                                                                  const int64_t blocks) {
+  using A = Acc<T>;
+  __shared__ A shared[3 * kThreads / kWarp];
+  A sums[3] = {};
+  for (int64_t i = threadIdx.x; i < blocks; i += kThreads) {
+#pragma unroll
+    for (int s = 0; s < 3; ++s) sums[s] += a.partial[s * blocks + i];
+  }
+  block_sum(sums, shared, threadIdx.x, kThreads);
+  if (threadIdx.x == 0) write_sums(a, sums);
+}
+
+template <class T>
+void run(const Stream& stream, DCLoss<T> a) {
+  const bool sums = a.loss_sum || a.grad_k;
+  if (a.numel == 0 && !sums) return;
+  const bool single = sums && a.numel <= kSingle;
+  const int64_t blocks = single ? 1 : ceil_div(a.numel, kChunk);
+  Tensor scratch;
+  if (sums && !single) {
+    scratch = stream.empty({3, blocks}, kScalarType<Acc<T>>);
+    a.partial = data<Acc<T>>(scratch);
+  }
+  const bool wide =
+      a.numel % kWidth<T> == 0 &&
+      aligned({a.pred, a.target, a.weight, a.grad_loss, a.loss, a.grad_pred});
+  dispatch_width<T>(wide, [&](auto v) {
+    stream.launch(dc_loss_kernel<decltype(v)::value, T>, dim3(unsigned(blocks)), dim3(kThreads), a,
+                  single ? kSingle : kChunk);
+  });
+  if (a.partial) stream.launch(dc_loss_finish_kernel<T>, dim3(1), dim3(kThreads), a, blocks);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> dc_loss(const Tensor& pred, const Tensor& target,
+                                                   const std::optional<Tensor>& weight,
+                                                   const Tensor& k, const Tensor& delta,
+                                                   bool text_form, bool reduce, double scale,
+                                                   bool with_grad) {
+  const Stream stream(pred);
+  const ScalarType type = pred.scalar_type();
+  const bool gradients = reduce && with_grad;
+  const ScalarType acc = accumulate_type(type);
+  Tensor loss = reduce ? stream.empty({}, type) : stream.empty_contiguous_like(pred);
+  Tensor grad_pred = gradients ? stream.empty_contiguous_like(pred) : stream.empty({0}, type);
+  Tensor grad_k = gradients ? stream.empty({}, acc) : stream.empty({0}, acc);
+  Tensor grad_delta = gradients ? stream.empty({}, acc) : stream.empty({0}, acc);
+  dispatch(type, "dc_loss", [&](auto t) {
+    using T = typename decltype(t)::type;
+    using A = Acc<T>;
+    run(stream, DCLoss<T>{data<T>(pred), data<T>(target), data<T>(weight), nullptr,
+                          reduce ? nullptr : data<T>(loss),
+                          gradients ? data<T>(grad_pred) : nullptr,
+                          reduce ? data<T>(loss) : nullptr,
+                          gradients ? data<A>(grad_k) : nullptr,
+                          gradients ? data<A>(grad_delta) : nullptr, nullptr, Scalar(k),
+                          Scalar(delta), text_form ? A(-1) : A(1), A(scale), pred.numel()});
+  });
+  return {loss, grad_pred, grad_k, grad_delta};
+}
+
+std::tuple<Tensor, Tensor, Tensor> dc_loss_backward(const Tensor& grad_loss, const Tensor& pred,
+                                                    const Tensor& target,
+                                                    const std::optional<Tensor>& weight,
+                                                    const Tensor& k, const Tensor& delta,
+                                                    bool text_form, double scale) {
+  const Stream stream(pred);
+  const ScalarType type = pred.scalar_type();
+  const ScalarType acc = accumulate_type(type);
+  Tensor grad_pred = stream.empty_contiguous_like(pred);
+  Tensor grad_k = stream.empty({}, acc);
+  Tensor grad_delta = stream.empty({}, acc);
+  dispatch(type, "dc_loss_backward", [&](auto t) {
+    using T = typename decltype(t)::type;
+    using A = Acc<T>;
+    run(stream, DCLoss<T>{data<T>(pred), data<T>(target), data<T>(weight), data<T>(grad_loss),
+                          nullptr, data<T>(grad_pred), nullptr, data<A>(grad_k),
+                          data<A>(grad_delta), nullptr, Scalar(k), Scalar(delta),
+                          text_form ? A(-1) : A(1), A(scale), pred.numel()});
+  });
+  return {grad_pred, grad_k, grad_delta};
+}
+
+}  // namespace
+}  // namespace cuda
+}  // namespace efpn
+
+STABLE_TORCH_LIBRARY_IMPL(efpn, CUDA, m) {
+  m.impl("dc_loss", TORCH_BOX(&efpn::cuda::dc_loss));
+  m.impl("dc_loss_backward", TORCH_BOX(&efpn::cuda::dc_loss_backward));
+}

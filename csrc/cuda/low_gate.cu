@@ -1,0 +1,305 @@
+// The low gate, Eq. 6: border constant, ReLU, 1x1 convolution and sigmoid in one pass over the
+// convolution's output; its backward; and the passes for a mask per channel.
+//
+// low_gate           bytes: conv read once. [1, 256, 200, 200] bf16: 20 MB, 4.8 us at 4.3 TB/s.
+//                    channels_last: a group of lanes takes a pixel, 16 bytes a lane, four pixels in
+//                    flight, so that the gate's weights and the border constants are read once for four.
+//                    contiguous: a block takes 32 vectors of pixels, its warps share the channels.
+// low_gate_backward  bytes: conv read, grad_conv written: 41 MB, 9.5 us. The sums over pixels stay in
+//                    registers: a strip of rows has one row class, so three sums for each channel do.
+#include "border.cuh"
+
+namespace efpn {
+namespace cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kPixels = 4;  // of a group of lanes, in flight
+
+template <class T>
+struct LowGate {
+  const T* conv;
+  const Acc<T>* border;
+  const T *gate_weight, *gate_bias;
+  Acc<T>* gate;
+  int64_t N, D, H, W;
+};
+
+// grid: pixels. block: groups of `lanes` (a power of two up to 32).
+template <int V, class T>
+__global__ void __launch_bounds__(kThreads)
+    low_gate_last_kernel(const LowGate<T> a, const int lanes) {
+  using A = Acc<T>;
+  const int lane = threadIdx.x % lanes;
+  const int64_t group = int64_t(blockIdx.x) * (kThreads / lanes) + threadIdx.x / lanes;
+  const int64_t P = a.H * a.W, first = group * kPixels, pixels = a.N * P;
+  // Row of `border` that each pixel reads.
+  int64_t row[kPixels];
+  {
+    const int64_t n0 = divide(first, P), p0 = first - n0 * P;
+    int64_t n = n0, y = divide(p0, a.W), x = p0 - y * a.W;
+#pragma unroll
+    for (int u = 0; u < kPixels; ++u) {
+      row[u] = (n * 9 + border_class(y, a.H) * 3 + border_class(x, a.W)) * a.D;
+      if (++x == a.W) {
+        x = 0;
+        if (++y == a.H) {
+          y = 0;
+          ++n;
+        }
+      }
+    }
+  }
+  A dot[kPixels] = {};
+  for (int64_t d = int64_t(lane) * V; d < a.D; d += int64_t(lanes) * V) {
+    Storage<T, V> raw[kPixels];
+#pragma unroll
+    for (int u = 0; u < kPixels; ++u) {
+      if (first + u < pixels) raw[u] = load_raw<V>(a.conv + (first + u) * a.D + d);
+    }
+    const Vec<A, V> weight = load<V>(a.gate_weight + d);
+    Vec<A, V> border;
+#pragma unroll
+    for (int u = 0; u < kPixels; ++u) {
+      if (first + u >= pixels) break;
+      if (u == 0 || row[u] != row[u > 0 ? u - 1 : 0]) border = load<V>(a.border + row[u] + d);
+      const Vec<A, V> z = widen<V>(raw[u]);
+#pragma unroll
+      for (int v = 0; v < V; ++v) dot[u] += weight[v] * relu(z[v] + border[v]);
+    }
+  }
+  const A bias = widen(a.gate_bias[0]);
+#pragma unroll
+  for (int u = 0; u < kPixels; ++u) {
+    const A total = warp_sum(dot[u], lanes);
+    if (lane == 0 && first + u < pixels) a.gate[first + u] = sigmoid(total + bias);
+  }
+}
+
+constexpr int kPlaneWarps = 16;
+
+// grid: (pixel tiles, N). block: (32 vectors of pixels, 16 warps that share the channels).
+template <int V, class T>
+__global__ void __launch_bounds__(kWarp* kPlaneWarps) low_gate_plane_kernel(const LowGate<T> a) {
+  using A = Acc<T>;
+  __shared__ A shared[kPlaneWarps][kWarp * V];
+  const int64_t P = a.H * a.W, tile = int64_t(blockIdx.x) * kWarp * V, n = blockIdx.y;
+  const int64_t p = tile + threadIdx.x * V;
+  Vec<A, V> dot = fill<A, V>(A(0));
+  if (p < P) {
+    const int64_t y = divide(p, a.W), x = p - y * a.W;
+    const int cy = border_class(y, a.H);
+#pragma unroll 4
+    for (int64_t d = threadIdx.y; d < a.D; d += kPlaneWarps) {
+      const Vec<A, V> z = load<V>(a.conv + (n * a.D + d) * P + p);
+      const Vec<A, V> border = border_at<false, V>(a.border, n, d, cy, x, a.W, a.D);
+      const A weight = widen(a.gate_weight[d]);
+#pragma unroll
+      for (int v = 0; v < V; ++v) dot[v] += weight * relu(z[v] + border[v]);
+    }
+  }
+#pragma unroll
+  for (int v = 0; v < V; ++v) shared[threadIdx.y][threadIdx.x * V + v] = dot[v];
+  __syncthreads();
+  const int i = threadIdx.y * kWarp + threadIdx.x;
+  if (i >= kWarp * V || tile + i >= P) return;
+  A total = widen(a.gate_bias[0]);
+#pragma unroll
+  for (int w = 0; w < kPlaneWarps; ++w) total += shared[w][i];
+  a.gate[n * P + tile + i] = sigmoid(total);
+}
+
+Tensor low_gate(const Tensor& conv, const Tensor& border, const Tensor& gate_weight,
+                const Tensor& gate_bias) {
+  const Stream stream(conv);
+  const Map m(conv);
+  Tensor gate = stream.empty({m.N, 1, m.H, m.W}, border.scalar_type());
+  const int64_t pixels = m.N * m.pixels();
+  if (pixels == 0) return gate;
+  dispatch(conv.scalar_type(), "low_gate", [&](auto t) {
+    using T = typename decltype(t)::type;
+    const LowGate<T> a{data<T>(conv),      data<Acc<T>>(border), data<T>(gate_weight),
+                       data<T>(gate_bias), data<Acc<T>>(gate),   m.N, m.C, m.H, m.W};
+    dispatch_width<T>(wide_border_map<T>(m, {a.conv, a.border, a.gate_weight}), [&](auto v) {
+      constexpr int V = decltype(v)::value;
+      if (m.channels_last) {
+        const int lanes = lanes_for(m.C / V, kWarp);
+        const int64_t groups = ceil_div(pixels, kPixels);
+        stream.launch(low_gate_last_kernel<V, T>, dim3(unsigned(ceil_div(groups, kThreads / lanes))),
+                      dim3(kThreads), a, lanes);
+      } else {
+        stream.launch(low_gate_plane_kernel<V, T>,
+                      dim3(unsigned(ceil_div(m.pixels(), kWarp * V)), unsigned(m.N)),
+                      dim3(kWarp, kPlaneWarps), a);
+      }
+    });
+  });
+  return gate;
+}
+
+// ---- backward ------------------------------------------------------------------------------------------
+
+template <class T, int V, bool channels_last>
+struct LowGateBackward {
+  using A = Acc<T>;
+  const A *grad_gate, *gate;
+  const T* conv;
+  const A* border;
+  const T* gate_weight;
+  T* grad_conv;
+  int64_t D, P, W;
+
+  struct Loaded {
+    Storage<T, V> conv;
+    Vec<A, V> grad_gate, gate;
+  };
+  __device__ __forceinline__ Loaded load(const At& at) const {
+    return {load_raw<V>(conv + at.offset), gate_at<channels_last, V>(grad_gate, at, P),
+            gate_at<channels_last, V>(gate, at, P)};
+  }
+  // Writes grad_conv and returns it unrounded.
+  __device__ __forceinline__ Vec<A, V> apply(const At& at, int cy, int64_t x, const Loaded& in,
+                                             Vec<A, V>& grad_weight, A& grad_bias) const {
+    const Vec<A, V> z = widen<V>(in.conv);
+    const Vec<A, V> constant = border_at<channels_last, V>(border, at.n, at.c, cy, x, W, D);
+    Vec<A, V> weight;
+    if constexpr (channels_last) {
+      weight = cuda::load<V>(gate_weight + at.c);
+    } else {
+      weight = fill<A, V>(widen(gate_weight[at.c]));
+    }
+    Vec<A, V> grad;
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      const A hidden = z[v] + constant[v];
+      const A grad_logit = in.grad_gate[v] * in.gate[v] * (A(1) - in.gate[v]);
+      grad[v] = hidden > A(0) ? grad_logit * weight[v] : A(0);
+      grad_weight[v] += grad_logit * relu(hidden);
+      if (!channels_last || v == 0) grad_bias += grad_logit;
+    }
+    store(grad_conv + at.offset, grad);
+    return grad;
+  }
+};
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> low_gate_backward(const Tensor& grad_gate,
+                                                             const Tensor& gate,
+                                                             const Tensor& conv,
+                                                             const Tensor& border,
+                                                             const Tensor& gate_weight) {
+  const Stream stream(conv);
+  const Map m(conv);
+  const ScalarType acc = border.scalar_type();
+  Tensor grad_conv = stream.empty_like(conv);
+  Tensor grad_border = stream.empty({m.N, 3, 3, m.C}, acc);
+  Tensor grad_weight = stream.empty({m.C}, acc);
+  Tensor grad_bias = stream.empty({1}, acc);
+  dispatch(conv.scalar_type(), "low_gate_backward", [&](auto t) {
+    using T = typename decltype(t)::type;
+    using A = Acc<T>;
+    const bool wide = wide_border_map<T>(
+        m, {data<T>(conv), data<A>(border), data<T>(gate_weight), data<T>(grad_conv),
+            data<A>(grad_gate), data<A>(gate)});
+    dispatch_width<T>(wide, [&](auto v) {
+      dispatch_bool(m.channels_last, [&](auto last) {
+        constexpr int V = decltype(v)::value;
+        constexpr bool L = decltype(last)::value;
+        const LowGateBackward<T, V, L> body{data<A>(grad_gate), data<A>(gate),
+                                            data<T>(conv),      data<A>(border),
+                                            data<T>(gate_weight), data<T>(grad_conv),
+                                            m.C,                m.pixels(),
+                                            m.W};
+        class_sums<T, L, V>(stream, m, body, data<A>(grad_border), data<A>(grad_weight),
+                            data<A>(grad_bias));
+      });
+    });
+  });
+  return {grad_conv, grad_border, grad_weight, grad_bias};
+}
+
+// ---- a mask per channel -----------------------------------------------------------------------------------
+
+template <class T, int V, bool channels_last>
+struct BorderReLU {
+  const T* conv;
+  const Acc<T>* border;
+  T* out;
+  int64_t C, H, W;
+
+  using Loaded = Storage<T, V>;
+  __device__ __forceinline__ Loaded load(const At& at) const {
+    return load_raw<V>(conv + at.offset);
+  }
+  __device__ __forceinline__ void apply(const At& at, const Loaded& loaded) const {
+    const int64_t y = divide(at.p, W), x = at.p - y * W;
+    Vec<Acc<T>, V> z = widen<V>(loaded);
+    const auto constant =
+        border_at<channels_last, V>(border, at.n, at.c, border_class(y, H), x, W, C);
+#pragma unroll
+    for (int v = 0; v < V; ++v) z[v] = relu(z[v] + constant[v]);
+    store(out + at.offset, z);
+  }
+};
+
+Tensor border_relu(const Tensor& conv, const Tensor& border) {
+  const Stream stream(conv);
+  const Map m(conv);
+  Tensor out = stream.empty_like(conv);
+  dispatch(conv.scalar_type(), "border_relu", [&](auto t) {
+    using T = typename decltype(t)::type;
+    const Acc<T>* constants = data<Acc<T>>(border);
+    const T* in = data<T>(conv);
+    T* to = data<T>(out);
+    dispatch_width<T>(wide_border_map<T>(m, {in, to, constants}), [&](auto v) {
+      dispatch_bool(m.channels_last, [&](auto last) {
+        constexpr int V = decltype(v)::value;
+        constexpr bool L = decltype(last)::value;
+        launch_map<L, V>(stream, m, BorderReLU<T, V, L>{in, constants, to, m.C, m.H, m.W});
+      });
+    });
+  });
+  return out;
+}
+
+template <class T, int V>
+struct Identity {
+  const T* x;
+
+  using Loaded = Storage<T, V>;
+  __device__ __forceinline__ Loaded load(const At& at) const { return load_raw<V>(x + at.offset); }
+  __device__ __forceinline__ Vec<Acc<T>, V> apply(const At&, int, int64_t, const Loaded& loaded,
+                                                  Vec<Acc<T>, V>&, Acc<T>&) const {
+    return widen<V>(loaded);
+  }
+};
+
+Tensor border_sum(const Tensor& grad) {
+  const Stream stream(grad);
+  const Map m(grad);
+  Tensor out = stream.empty({m.N, 3, 3, m.C}, accumulate_type(grad.scalar_type()));
+  dispatch(grad.scalar_type(), "border_sum", [&](auto t) {
+    using T = typename decltype(t)::type;
+    using A = Acc<T>;
+    const T* in = data<T>(grad);
+    dispatch_width<T>(wide_border_map<T>(m, {in}), [&](auto v) {
+      dispatch_bool(m.channels_last, [&](auto last) {
+        constexpr int V = decltype(v)::value;
+        constexpr bool L = decltype(last)::value;
+        class_sums<T, L, V>(stream, m, Identity<T, V>{in}, data<A>(out), static_cast<A*>(nullptr),
+                            static_cast<A*>(nullptr));
+      });
+    });
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace cuda
+}  // namespace efpn
+
+STABLE_TORCH_LIBRARY_IMPL(efpn, CUDA, m) {
+  m.impl("low_gate", TORCH_BOX(&efpn::cuda::low_gate));
+  m.impl("low_gate_backward", TORCH_BOX(&efpn::cuda::low_gate_backward));
+  m.impl("border_relu", TORCH_BOX(&efpn::cuda::border_relu));
+  m.impl("border_sum", TORCH_BOX(&efpn::cuda::border_sum));
+}

@@ -1,0 +1,206 @@
+// Walks along an axis of bilinear upsampling: the sum of three shifted, interpolated taps.
+#pragma once
+
+#include "tensor.cuh"
+
+#include "../common/bilinear.h"
+
+namespace efpn {
+namespace cuda {
+
+// Sizes of taps [N, h, w, 9, D] on an H x W image, and the order of positions m in a row of it:
+// (x, d) where channels are innermost, else (d, x).
+struct Level {
+  int64_t N, h, w, D, H, W;
+  bool channels_last;
+
+  Level(const Tensor& taps, int64_t H, int64_t W, bool channels_last)
+      : N(taps.size(0)), h(taps.size(1)), w(taps.size(2)), D(taps.size(4)), H(H), W(W),
+        channels_last(channels_last) {}
+  int64_t tap_values() const { return h * w * 9 * D; }  // of a sample
+  int64_t row_values() const { return h * 3 * W * D; }
+  int64_t inner() const { return channels_last ? D : W; }
+
+  // Offset of position m of row y in a map [N, D, H, W].
+  __device__ __forceinline__ int64_t offset(int64_t n, int64_t y, int64_t m) const {
+    if (channels_last) return (n * H + y) * W * D + m;
+    const int64_t d = divide(m, W);
+    return ((n * D + d) * H + y) * W + m - d * W;
+  }
+  // The bias of the V positions from m.
+  template <int V, class T>
+  __device__ __forceinline__ Vec<Acc<T>, V> bias_at(const T* bias, int64_t m) const {
+    if (channels_last) return load<V>(bias + (m - divide(m, D) * D));
+    return fill<Acc<T>, V>(widen(bias[divide(m, W)]));
+  }
+};
+
+// The sources of `count` output positions from `first` on, made by the first threads of the block.
+// Positions outside of the image have index -1.
+template <int count, class A>
+__device__ __forceinline__ void make_sources(Source<A>* sources, int64_t first, int64_t in,
+                                             int64_t size, int thread) {
+  if (thread < count) {
+    const int64_t q = first + thread;
+    sources[thread] = {-1, A(0)};
+    if (q >= 0 && q < size) sources[thread] = bilinear_source<A>(q, in, size);
+  }
+  __syncthreads();
+}
+
+// Three interpolated taps along an axis: tap k at position `at` reads the samples around at + k - 1.
+template <class A, int V>
+struct Walk {
+  const A* base;
+  int64_t step, tap, last;  // strides of samples and of taps; the last sample
+  int64_t index[3];
+  Vec<A, V> low[3], high[3];
+
+  __device__ __forceinline__ Walk(const A* base, int64_t step, int64_t tap, int64_t samples)
+      : base(base), step(step), tap(tap), last(samples - 1), index{-2, -2, -2} {}
+
+  // Adds the taps at the next position `at` to sum; sources[k] belongs to position at + k - 1.
+  __device__ __forceinline__ Vec<A, V> next(const Source<A>* sources, Vec<A, V> sum) {
+#pragma unroll
+    for (int k = 0; k < 3; ++k) {
+      const Source<A> source = sources[k];
+      if (source.index < 0) continue;
+      if (source.index != index[k]) {
+        const A* at = base + k * tap;
+        const bool next_cell = source.index == index[k] + 1;
+        low[k] = next_cell ? high[k] : load<V>(at + source.index * step);
+        high[k] = load<V>(at + (source.index < last ? source.index + 1 : last) * step);
+        index[k] = source.index;
+      }
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        sum[v] += (A(1) - source.weight) * low[k][v] + source.weight * high[k][v];
+      }
+    }
+    return sum;
+  }
+};
+
+// The adjoint: collects what the samples [begin, end) get from the positions of a walk over every
+// position that reads one of them, and stores each sample once.
+template <class A, int V>
+struct Gather {
+  A* base;
+  int64_t step, tap, begin, end;
+  int64_t index[3];
+  Vec<A, V> low[3], high[3];  // for the samples index and index + 1
+
+  __device__ __forceinline__ Gather(A* base, int64_t step, int64_t tap, int64_t begin, int64_t end)
+      : base(base), step(step), tap(tap), begin(begin), end(end),
+        index{begin - 1, begin - 1, begin - 1} {
+#pragma unroll
+    for (int k = 0; k < 3; ++k) low[k] = high[k] = fill<A, V>(A(0));
+  }
+
+  __device__ __forceinline__ void advance(int k, int64_t to) {
+    while (index[k] < to) {
+      if (index[k] >= begin) store(base + index[k] * step + k * tap, low[k]);
+      low[k] = high[k];
+      high[k] = fill<A, V>(A(0));
+      ++index[k];
+    }
+  }
+  __device__ __forceinline__ void add(const Source<A>* sources, const Vec<A, V>& grad) {
+#pragma unroll
+    for (int k = 0; k < 3; ++k) {
+      const Source<A> source = sources[k];
+      if (source.index < 0 || source.index < begin - 1 || source.index >= end) continue;
+      advance(k, source.index);
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        low[k][v] += (A(1) - source.weight) * grad[v];
+        high[k][v] += source.weight * grad[v];
+      }
+    }
+  }
+  __device__ __forceinline__ void finish() {
+#pragma unroll
+    for (int k = 0; k < 3; ++k) advance(k, end);
+  }
+};
+
+// The positions that read the samples [begin, end) through any of the three taps.
+struct Span {
+  int64_t begin, end;
+};
+__device__ __forceinline__ Span readers(int64_t begin, int64_t end, int64_t in, int64_t size) {
+  const int64_t first = bilinear_first_output(begin - 1, in, size) - 1;
+  const int64_t last = bilinear_first_output(end, in, size) + 1;
+  return {first > 0 ? first : 0, last < size ? last : size};
+}
+
+constexpr int64_t kRowsBytes = int64_t(20) << 20;
+
+// Samples whose rows together stay in the L2 cache: they are worked on as a group.
+template <class A>
+int64_t group_size(const Level& level) {
+  const int64_t bytes = level.row_values() * int64_t(sizeof(A));
+  const int64_t fit = bytes > 0 ? kRowsBytes / bytes : level.N;
+  return fit < 1 ? 1 : (fit < level.N ? fit : level.N);
+}
+
+// Calls f(level of the group, its first sample).
+template <class A, class F>
+void for_sample_groups(const Level& level, F f) {
+  const int64_t group = group_size<A>(level);
+  for (int64_t n0 = 0; n0 < level.N; n0 += group) {
+    Level part = level;
+    part.N = level.N - n0 < group ? level.N - n0 : group;
+    f(part, n0);
+  }
+}
+
+// The rows of a group: [N, h, 3, (W, D) or (D, W)].
+template <class A>
+Tensor empty_rows(const Stream& stream, const Level& level) {
+  return stream.empty({group_size<A>(level), level.row_values()}, kScalarType<A>);
+}
+
+constexpr int kSegment = 8;       // positions that a thread walks
+constexpr int kSegmentWarps = 4;
+
+// rows from taps: the walk along x. grid: (N h 3, tiles of 32 columns). block: (32 lanes along d, 4).
+template <int V, class A>
+__global__ void __launch_bounds__(kWarp* kSegmentWarps)
+    interpolate_x_kernel(const A* taps, A* rows, const Level l) {
+  constexpr int kPositions = kSegment * kSegmentWarps;
+  __shared__ Source<A> sources[kPositions + 2];
+  const int64_t block_x = int64_t(blockIdx.y) * kPositions;
+  make_sources<kPositions + 2>(sources, block_x - 1, l.w, l.W, threadIdx.y * kWarp + threadIdx.x);
+  const int64_t row = blockIdx.x / 3, ky = blockIdx.x - row * 3;
+  const int first = threadIdx.y * kSegment;
+  for (int64_t d = int64_t(threadIdx.x) * V; d < l.D; d += kWarp * V) {
+    Walk<A, V> walk(taps + (row * l.w * 9 + 3 * ky) * l.D + d, 9 * l.D, l.D, l.w);
+    A* out = rows + int64_t(blockIdx.x) * l.W * l.D;
+#pragma unroll
+    for (int r = 0; r < kSegment; ++r) {
+      const int64_t x = block_x + first + r;
+      if (x >= l.W) break;
+      const Vec<A, V> sum = walk.next(sources + first + r, fill<A, V>(A(0)));
+      if (l.channels_last) {
+        store(out + x * l.D + d, sum);
+      } else {
+#pragma unroll
+        for (int v = 0; v < V; ++v) out[(d + v) * l.W + x] = sum[v];
+      }
+    }
+  }
+}
+
+template <class A>
+void interpolate_x(const Stream& stream, const Level& l, const A* taps, A* rows) {
+  dispatch_width<A>(l.D % kWidth<A> == 0 && aligned({taps, rows}), [&](auto v) {
+    stream.launch(interpolate_x_kernel<decltype(v)::value, A>,
+                  dim3(unsigned(l.N * l.h * 3),
+                       unsigned(ceil_div(l.W, kSegment * kSegmentWarps))),
+                  dim3(kWarp, kSegmentWarps), taps, rows, l);
+  });
+}
+
+}  // namespace cuda
+}  // namespace efpn
