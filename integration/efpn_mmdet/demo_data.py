@@ -8,7 +8,7 @@ Two kinds of pictures, in one COCO data set with the classes of ``TinyDemoDatase
 - tiles of the Hubble deep field, whose own sources are the class "galaxy" (left part to train,
   right part to test).
 
-The same arguments give the same files.
+The same arguments give the same files, with the same versions of the libraries.
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ class AITODMetric(BaseMetric):
 
     AP is the mean over IoU 0.50:0.05:0.95 and the classes at 1500 detections; AP_vt to AP_m are the
     same for boxes of that area (of the annotation's ``area`` field). A value without any ground
-    truth is -1, as in COCO. The values are fractions, not percent.
+    truth is -1, as in COCO. The values are fractions, not percent. oLRP is not among them, because
+    the evaluation library does not compute it.
 
     Args:
         ann_file: COCO json; all of its images count, whether they were visited or not.
