@@ -1,0 +1,172 @@
+"""The full-resolution 3x3 convolutions on a GPU: cuDNN with the passes around it, and our fused ones.
+
+    python benchmarks/gpu_convolutions.py --json gpu_convolutions.json
+
+At p_low ``[N, 256, 200, 200]`` bfloat16 channels_last. Each candidate of a group gives the same result and
+is compared with float64 first; times are as in ``gpu_kernels``. What ``auto`` runs follows from these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from gpu_kernels import (
+    LOW,
+    DeviceMaker,
+    clone_arguments,
+    environment,
+    graph_microseconds,
+    kernel_cases,
+    rotations,
+    tensor_bytes,
+)
+from torch import Tensor
+
+from efpn_kernels.triton import conv as triton_conv
+
+C = 256
+
+
+def arguments(N: int) -> list[Tensor]:
+    maker = DeviceMaker(torch.bfloat16, True, "cuda")
+    x, border = maker.map(N, C, *LOW), maker.accumulated(N, 3, 3, C)
+    weight, bias = maker.map(C, C, 3, 3) / 48, maker.normal(C)
+    gate_weight, gate_bias = maker.normal(C) / 16, maker.normal(1)
+    context, mask = maker.accumulated(N, C), maker.gate(N, *LOW)
+    return [x, weight, bias, border, gate_weight, gate_bias, context, mask]
+
+
+def bare(x: Tensor, weight: Tensor, *_: Tensor) -> Tensor:
+    return F.conv2d(x, weight, padding=1)
+
+
+def relu_eager(x: Tensor, weight: Tensor, bias: Tensor, *_: Tensor) -> Tensor:
+    return F.conv2d(x, weight, bias, padding=1).relu_()
+
+
+def relu_cudnn(x: Tensor, weight: Tensor, bias: Tensor, *_: Tensor) -> Tensor:
+    return torch.cudnn_convolution_relu(x, weight, bias, (1, 1), (1, 1), (1, 1), 1)
+
+
+def relu_pass(namespace: str) -> Callable[..., Tensor]:
+    kernels = getattr(torch.ops, namespace)
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor, *_: Tensor) -> Tensor:
+        border = bias.float().expand(x.shape[0], 3, 3, -1).contiguous()
+        return kernels.border_relu(F.conv2d(x, weight, padding=1), border)
+
+    return run
+
+
+def relu_triton(x: Tensor, weight: Tensor, bias: Tensor, *_: Tensor) -> Tensor:
+    return triton_conv.relu_conv(x, weight, bias)
+
+
+def gate_pass(namespace: str) -> Callable[..., Tensor]:
+    kernels = getattr(torch.ops, namespace)
+
+    def run(x, weight, bias, border, gate_weight, gate_bias, *_):
+        return kernels.low_gate(F.conv2d(x, weight, padding=1), border, gate_weight, gate_bias)
+
+    return run
+
+
+def gate_triton(keep: bool) -> Callable[..., Tensor]:
+    def run(x, weight, bias, border, gate_weight, gate_bias, *_):
+        return triton_conv.low_gate_conv(x, weight, border, gate_weight, gate_bias, keep)[0]
+
+    return run
+
+
+def refine_pass(namespace: str) -> Callable[..., Tensor]:
+    kernels = getattr(torch.ops, namespace)
+
+    def run(x, weight, bias, border, gate_weight, gate_bias, context, mask):
+        separated = kernels.mask_apply(x, context, mask)
+        return F.conv2d(separated, weight, bias, padding=1).relu_()
+
+    return run
+
+
+def refine_triton(x, weight, bias, border, gate_weight, gate_bias, context, mask):
+    return triton_conv.refine_conv(x, context, mask, weight, bias)
+
+
+def available(namespace: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"{namespace}::low_gate", "CUDA")
+
+
+def groups() -> dict[str, dict[str, Callable[..., Tensor]]]:
+    """Candidates by what they compute; the first of each group is plain PyTorch."""
+    spaces = [n for n in ("efpn", "efpn_triton") if available(n)]
+    return {
+        "conv": {"cudnn": bare},
+        "relu": {
+            "eager": relu_eager,
+            "cudnn fused": relu_cudnn,
+            **{f"cudnn + {n}": relu_pass(n) for n in spaces},
+            "triton": relu_triton,
+        },
+        "low_gate": {
+            **{f"cudnn + {n}": gate_pass(n) for n in spaces},
+            "triton": gate_triton(False),
+            "triton keep": gate_triton(True),
+        },
+        "refine": {
+            **{f"{n} + eager": refine_pass(n) for n in spaces},
+            "triton": refine_triton,
+        },
+    }
+
+
+def oracle(group: str, args: list[Tensor]) -> Tensor:
+    x, weight, bias, border, gate_weight, gate_bias, context, mask = (a.double() for a in args)
+    contracts = kernel_cases.CONTRACTS
+    if group == "low_gate":
+        conv = F.conv2d(x, weight, padding=1)
+        return contracts["low_gate"](conv, border, gate_weight, gate_bias)[0]
+    if group == "refine":
+        x = contracts["mask_apply"](x, context, mask)[0]
+    out = F.conv2d(x, weight, None if group == "conv" else bias, padding=1)
+    return out if group == "conv" else out.relu()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--batches", default="1,2,8")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.backends.cudnn.benchmark = True
+    report = {**environment(), "rows": []}
+    for N in map(int, options.batches.split(",")):
+        args = arguments(N)
+        flops = 2 * 9 * C * C * N * LOW[0] * LOW[1]
+        copies = [clone_arguments(args) for _ in range(rotations(2 * tensor_bytes(args)))]
+        for group, candidates in groups().items():
+            expected = oracle(group, args) if N == 1 else None
+            for name, candidate in candidates.items():
+                row = {"group": group, "candidate": name, "N": N}
+                try:
+                    if expected is not None:
+                        row["max_error"] = (candidate(*args).double() - expected).abs().max().item()
+                    row["us"] = graph_microseconds([partial(candidate, *c) for c in copies])
+                    text = f"{row['us']:8.1f} us {flops / row['us'] / 1e6:6.0f} TFLOP/s"
+                except Exception as error:
+                    row["error"] = f"{type(error).__name__}: {error}"[:400]
+                    text = f"FAILED {row['error'][:160]}"
+                report["rows"].append(row)
+                error = f"error {row['max_error']:.1e}" if "max_error" in row else ""
+                print(f"{group:9} N={N} {name:20} {text} {error}", flush=True)
+            del expected
+        if options.json:
+            options.json.write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
