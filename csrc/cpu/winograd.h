@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
 
 namespace efpn {
 
@@ -54,5 +56,29 @@ struct WinogradBlocking {
   int64_t columns;  // columns of the GEMM's block: output channels
   int64_t bits;     // bytes of `kept` for a register
 };
+
+struct FreeBuffer {
+  void operator()(float* p) const { std::free(p); }
+};
+using Buffer = std::unique_ptr<float, FreeBuffer>;
+
+// Uninitialised floats, aligned to cache lines.
+Buffer allocate(int64_t floats);
+
+// `count` rows of `length` floats, each padded with zeros to whole registers.
+Buffer pad_to_registers(const float* rows, int64_t count, int64_t length);
+
+const WinogradBlocking& winograd_blocking();
+
+// out = conv3x3(in, weight) with padding 1, parallel over strips of tiles.
+void winograd_convolve(const WinogradInput& in, const WinogradWeight& weight, const WinogradOutput& out);
+
+// The gradient of the weight of conv3x3(in, weight) for the output's gradient dy, written to `grad`
+// by the strides of `weight`; bias[dy.C] (or null) is the sum of dy over images and pixels.
+void winograd_weight_gradient(const WinogradInput& in, const WinogradInput& dy, const WinogradWeight& weight,
+                              float* grad, float* bias);
+
+// sums[N, 3, 3, C] of a gate gradient over the pixels of each border class.
+void winograd_border_sums(const WinogradInput& dy, float* sums);
 
 }  // namespace efpn

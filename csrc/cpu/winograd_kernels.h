@@ -194,3 +194,5 @@ inline void winograd_weight(const WinogradWeight& w, int64_t begin, int64_t end,
 
 }  // namespace EFPN_ISA
 }  // namespace efpn
+
+#include "winograd_gradient.h"
