@@ -9,6 +9,7 @@ Environment: ``EFPN_KERNELS_NO_EXTENSION=1`` builds nothing, ``EFPN_KERNELS_NO_C
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -73,7 +74,14 @@ class BuildLibraries(build_ext):
         return [path for path in super().get_outputs() if os.path.exists(path)]
 
     def copy_extensions_to_source(self):
-        """In-place builds write next to the sources already."""
+        """For in-place and editable installs, of the libraries that were built."""
+        for name in ("_cpu.abi3.so", "_cuda.abi3.so", "_cuda_build.json"):
+            built = Path(self.build_lib, "efpn_kernels", name).absolute()
+            if built.exists():
+                target = Path(__file__).parent / "efpn_kernels" / name
+                # A new file instead of new contents: a process may have the old one mapped.
+                shutil.copy(built, target.with_suffix(".new"))
+                target.with_suffix(".new").replace(target)
 
 
 def extensions():

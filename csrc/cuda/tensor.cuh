@@ -203,7 +203,7 @@ class Stream {
  public:
   explicit Stream(const Tensor& x) : device_(x.get_device_index()), guard_(device_) {
     void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));
     stream_ = static_cast<cudaStream_t>(stream);
   }
 
@@ -279,7 +279,7 @@ class Stream {
     AtenTensorHandle handle = nullptr;
     const auto dtype =
         torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
-    STABLE_TORCH_ERROR_CODE_CHECK(
+    TORCH_ERROR_CODE_CHECK(
         aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides, dtype,
                                  aoti_torch_device_type_cuda(), device_, &handle));
     return Tensor(handle);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -10,7 +11,11 @@ from torch import Tensor
 
 from .kernels import LIBRARIES
 
-_AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
+_AUTOCAST = {
+    "cpu": ("AutocastCPU", torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)),
+    "cuda": ("AutocastCUDA", torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)),
+}
+_ALL_AUTOCAST = _AUTOCAST["cpu"][1] | _AUTOCAST["cuda"][1]
 
 
 def define(
@@ -20,11 +25,21 @@ def define(
     implementation: Callable[..., Any],
     fake: Callable[..., Any],
 ) -> None:
-    """Define ``namespace::name`` with a composed implementation for every device."""
+    """Define ``namespace::name`` with a composed implementation for every device.
+
+    The library calls inside run in the dtypes that they are given, also where a backward pass runs
+    under autocast.
+    """
+
+    @wraps(implementation)
+    def without_autocast(*args: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(_ALL_AUTOCAST):
+            return implementation(*args)
+
     library = LIBRARIES[namespace]
     library.define(name + schema)
     for key in ("CPU", "CUDA"):
-        library.impl(name, implementation, key)
+        library.impl(name, without_autocast, key)
     torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
 
 
@@ -61,8 +76,7 @@ def autocast(
     ``fixed``.
     """
     op = getattr(getattr(torch.ops, namespace), name).default
-    for device_type, key in _AUTOCAST_KEYS.items():
-        keyset = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+    for device_type, (key, keyset) in _AUTOCAST.items():
 
         def kernel(
             *args: Any, _device_type: str = device_type, _keyset: torch._C.DispatchKeySet = keyset
