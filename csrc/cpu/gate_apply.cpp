@@ -104,7 +104,7 @@ Tensor fuse(const Tensor& m_high, const Tensor& m_low, const Tensor& weight, con
     images.add(m_low);
     const auto weights = accumulated<S>(weight);
     const A bias_value = accumulated<S>(bias)[0];
-    Strips(Map(mask)).parallel_for_each([&](int64_t, const Strip& strip) {
+    Strips(Map(mask), true).parallel_for_each([&](int64_t, const Strip& strip) {
       EFPN_CALL(conv3x3_rows<A>, images, weights.data(), bias_value, true, strip,
                 mutable_data<A>(mask));
     });
@@ -137,7 +137,7 @@ std::tuple<Tensor, Tensor> mask_apply_backward(Tensor grad_x, Tensor p_low,
     } else {
       a.out = mutable_data<S>(grad_logit);
     }
-    const Strips strips(m);
+    const Strips strips(m, gated);
     StripSums sums(strips, m.C);
     strips.parallel_for_each([&](int64_t i, const Strip& strip) {
       EFPN_CALL(mask_apply_backward_strip<S>, a, strip, sums[i]);
@@ -164,7 +164,7 @@ std::tuple<Tensor, Tensor, Tensor> fuse_backward(Tensor grad_logit, Tensor m_hig
   const ScalarType acc = grad_logit.scalar_type();
   const Map m(grad_logit);
   const Tensor grad_sum = empty({m.N, 1, m.H, m.W}, acc);
-  const Strips strips(m);
+  const Strips strips(m, true);
   StripSums sums(strips, 10);
   double total[10] = {};
   Tensor grad_weight, grad_bias;

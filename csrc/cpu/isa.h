@@ -14,6 +14,7 @@
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define EFPN_X86 1
+#include <immintrin.h>
 #else
 #define EFPN_X86 0
 #endif
@@ -27,7 +28,10 @@ enum class Isa { portable = 0, avx2 = 1, avx512 = 2 };
 inline Isa detect_isa() {
   Isa best = Isa::portable;
 #if EFPN_X86
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) best = Isa::avx2;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
+    best = Isa::avx2;
+  }
   if (best == Isa::avx2 && __builtin_cpu_supports("avx512f") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl")) {

@@ -53,7 +53,7 @@ Tensor low_gate(Tensor conv, Tensor border, Tensor gate_weight, Tensor gate_bias
                                 mutable_data<Acc<S>>(gate),
                                 nullptr,
                                 nullptr};
-    Strips(m).parallel_for_each(
+    Strips(m, true).parallel_for_each(
         [&](int64_t, const Strip& strip) { EFPN_CALL(low_gate_strip<S>, a, strip); });
   });
   return gate;

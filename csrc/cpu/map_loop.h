@@ -43,22 +43,26 @@ struct Terms {
   V pixel;
 };
 
-// Calls f(border class, first pixel, last pixel) for the runs of a strip within which the class is
-// constant; one run of class 0 where the pass is not bordered.
+// The most pixels that are added up in Acc<S> before the sum goes on in double.
+constexpr int64_t kRun = 2048;          // along vectors of pixels
+constexpr int64_t kChannelsLastRun = 32;  // along single pixels
+
+// Calls f(border class, first pixel, last pixel) for runs of up to `longest` pixels of a strip, within
+// which the class is constant; it is 0 where the pass is not bordered.
 template <bool bordered, class F>
-EFPN_INLINE void for_each_run(const Map& m, const Strip& strip, const F& f) {
-  if constexpr (!bordered) return f(0, strip.y0 * m.W, strip.y1 * m.W);
+EFPN_INLINE void for_each_run(const Map& m, const Strip& strip, int64_t longest, const F& f) {
+  const auto split = [&](int border, int64_t first, int64_t last) {
+    for (; first < last; first += longest) f(border, first, std::min(first + longest, last));
+  };
+  if constexpr (!bordered) return split(0, strip.y0 * m.W, strip.y1 * m.W);
   for (int64_t y = strip.y0; y < strip.y1; ++y) {
     const int row = 3 * border_class(y, m.H);
     const int64_t first = y * m.W, last = first + m.W;
     f(row, first, first + 1);
-    if (m.W > 2) f(row + 1, first + 1, last - 1);
+    split(row + 1, first + 1, last - 1);
     if (m.W > 1) f(row + 2, last - 1, last);
   }
 }
-
-// Pixels after which a channels_last pass moves its sums from Acc<S> to double.
-constexpr int64_t kFlush = 32;
 
 // The settings of a pass: K sums over pixels per channel, whether there is a sum over channels, and
 // whether tables and sums go by border class.
@@ -77,18 +81,16 @@ void contiguous_pass(const Map& m, const Strip& strip, const Body& body, double*
   if constexpr (P::pixel_sum) {
     std::fill(pixel_sums + image + strip.y0 * m.W, pixel_sums + image + strip.y1 * m.W, A(0));
   }
-  for (int64_t c = 0; c < m.C; ++c) {
-    V sums[P::classes][P::K > 0 ? P::K : 1];
-    for (auto& of_class : sums) {
-      for (V& s : of_class) s = V(A(0));
-    }
-    for_each_run<P::bordered>(m, strip, [&](int border, int64_t first, int64_t last) {
+  for (int64_t c = strip.c0; c < strip.c1; ++c) {
+    for_each_run<P::bordered>(m, strip, kRun, [&](int border, int64_t first, int64_t last) {
+      V sums[P::K > 0 ? P::K : 1];
+      for (V& s : sums) s = V(A(0));
       const auto step = [&](auto tail, int64_t p, int lanes) {
         constexpr bool kTail = decltype(tail)::value;
         const Place<S, false, kTail> at{(strip.image * m.C + c) * m.pixels() + p, c,
                                         (strip.image * P::classes + border) * m.C, image + p, lanes};
         const Terms<V, P::K> terms = body(at);
-        for (int k = 0; k < P::K; ++k) sums[border][k] += terms.channel[k];
+        for (int k = 0; k < P::K; ++k) sums[k] += terms.channel[k];
         if constexpr (P::pixel_sum) {
           A* s = pixel_sums + at.pixel;
           store<kTail>(s, load<kTail>(s, lanes) + terms.pixel, lanes);
@@ -97,10 +99,8 @@ void contiguous_pass(const Map& m, const Strip& strip, const Body& body, double*
       int64_t p = first;
       for (; p + V::size <= last; p += V::size) step(std::false_type(), p, V::size);
       if (p < last) step(std::true_type(), p, static_cast<int>(last - p));
+      for (int k = 0; k < P::K; ++k) channel_sums[(border * P::K + k) * m.C + c] += sum(sums[k]);
     });
-    for (int i = 0; i < P::classes * P::K; ++i) {
-      channel_sums[i * m.C + c] = sum(sums[i / P::K][i % P::K]);
-    }
   }
 }
 
@@ -112,30 +112,28 @@ void channels_last_pass(const Map& m, const Strip& strip, const Body& body, doub
   const int64_t image = strip.image * m.pixels();
   const int64_t padded = (m.C + V::size - 1) / V::size * V::size;
   std::vector<A> sums(P::K * padded);
-  for_each_run<P::bordered>(m, strip, [&](int border, int64_t first, int64_t last) {
-    for (int64_t block = first; block < last; block += kFlush) {
-      std::fill(sums.begin(), sums.end(), A(0));
-      for (int64_t p = block; p < std::min(block + kFlush, last); ++p) {
-        V over_channels(A(0));
-        const auto step = [&](auto tail, int64_t c, int lanes) {
-          const Place<S, true, decltype(tail)::value> at{
-              (image + p) * m.C + c, c, (strip.image * P::classes + border) * m.C, image + p, lanes};
-          const Terms<V, P::K> terms = body(at);
-          for (int k = 0; k < P::K; ++k) {
-            A* s = sums.data() + k * padded + c;
-            store(s, load(s) + terms.channel[k]);
-          }
-          if constexpr (P::pixel_sum) over_channels += terms.pixel;
-        };
-        int64_t c = 0;
-        for (; c + V::size <= m.C; c += V::size) step(std::false_type(), c, V::size);
-        if (c < m.C) step(std::true_type(), c, static_cast<int>(m.C - c));
-        if constexpr (P::pixel_sum) pixel_sums[image + p] = sum(over_channels);
-      }
-      for (int k = 0; k < P::K; ++k) {
-        double* total = channel_sums + (border * P::K + k) * m.C;
-        for (int64_t c = 0; c < m.C; ++c) total[c] += sums[k * padded + c];
-      }
+  for_each_run<P::bordered>(m, strip, kChannelsLastRun, [&](int border, int64_t first, int64_t last) {
+    std::fill(sums.begin(), sums.end(), A(0));
+    for (int64_t p = first; p < last; ++p) {
+      V over_channels(A(0));
+      const auto step = [&](auto tail, int64_t c, int lanes) {
+        const Place<S, true, decltype(tail)::value> at{
+            (image + p) * m.C + c, c, (strip.image * P::classes + border) * m.C, image + p, lanes};
+        const Terms<V, P::K> terms = body(at);
+        for (int k = 0; k < P::K; ++k) {
+          A* s = sums.data() + k * padded + c;
+          store(s, load(s) + terms.channel[k]);
+        }
+        if constexpr (P::pixel_sum) over_channels += terms.pixel;
+      };
+      int64_t c = 0;
+      for (; c + V::size <= m.C; c += V::size) step(std::false_type(), c, V::size);
+      if (c < m.C) step(std::true_type(), c, static_cast<int>(m.C - c));
+      if constexpr (P::pixel_sum) pixel_sums[image + p] = sum(over_channels);
+    }
+    for (int k = 0; k < P::K; ++k) {
+      double* total = channel_sums + (border * P::K + k) * m.C;
+      for (int64_t c = 0; c < m.C; ++c) total[c] += sums[k * padded + c];
     }
   });
 }

@@ -1,21 +1,25 @@
 // Vec<T>: a register of float or double, for one instruction set. Include through foreach_isa.h.
 //
-// Built on the compilers' vector extension: plain operators, no intrinsics, so one source serves
-// SSE2, AVX2, AVX-512 and NEON. Multiply-add is contracted to FMA where the target has it.
+// Built on the compilers' vector extension: plain operators, so one source serves SSE2, AVX2, AVX-512
+// and NEON; vec_x86.h adds the few intrinsics that pay. Multiply-add is contracted to FMA where the
+// target has it.
 namespace efpn {
 namespace EFPN_ISA {
 
-// The compiler's vector types of a lane type: its values, and the masks that comparisons give.
+// The compiler's vector types of a lane type: its values, the same at any address, and the masks that
+// comparisons give.
 template <class T>
 struct Lanes;
 template <>
 struct Lanes<float> {
   typedef float Native __attribute__((vector_size(EFPN_VECTOR_BYTES)));
+  typedef float Unaligned __attribute__((vector_size(EFPN_VECTOR_BYTES), aligned(4)));
   typedef int32_t Mask __attribute__((vector_size(EFPN_VECTOR_BYTES)));
 };
 template <>
 struct Lanes<double> {
   typedef double Native __attribute__((vector_size(EFPN_VECTOR_BYTES)));
+  typedef double Unaligned __attribute__((vector_size(EFPN_VECTOR_BYTES), aligned(8)));
   typedef int64_t Mask __attribute__((vector_size(EFPN_VECTOR_BYTES)));
 };
 
@@ -115,35 +119,46 @@ EFPN_INLINE T sigmoid(T x) {
 // ---- load and store: storage type S <-> lanes of Acc<S> ------------------------------------------
 
 EFPN_INLINE Vec<float> load(const float* p) {
-  Vec<float> x;
-  std::memcpy(&x.v, p, sizeof(x.v));
-  return x;
+  return Vec<float>(*reinterpret_cast<const Lanes<float>::Unaligned*>(p));
 }
 EFPN_INLINE Vec<double> load(const double* p) {
-  Vec<double> x;
-  std::memcpy(&x.v, p, sizeof(x.v));
-  return x;
+  return Vec<double>(*reinterpret_cast<const Lanes<double>::Unaligned*>(p));
 }
-EFPN_INLINE void store(float* p, Vec<float> x) { std::memcpy(p, &x.v, sizeof(x.v)); }
-EFPN_INLINE void store(double* p, Vec<double> x) { std::memcpy(p, &x.v, sizeof(x.v)); }
+EFPN_INLINE void store(float* p, Vec<float> x) {
+  *reinterpret_cast<Lanes<float>::Unaligned*>(p) = x.v;
+}
+EFPN_INLINE void store(double* p, Vec<double> x) {
+  *reinterpret_cast<Lanes<double>::Unaligned*>(p) = x.v;
+}
 
 typedef uint16_t Half16 __attribute__((vector_size(EFPN_VECTOR_BYTES / 2)));
 typedef uint32_t Word32 __attribute__((vector_size(EFPN_VECTOR_BYTES)));
 
-EFPN_INLINE Vec<float> load(const BFloat16* p) {
-  Half16 raw;
-  std::memcpy(&raw, p, sizeof(raw));
+// bfloat16 is the upper half of a float.
+EFPN_INLINE Vec<float> widen_bfloat16(Half16 raw) {
   return Vec<float>((typename Vec<float>::Native)(__builtin_convertvector(raw, Word32) << 16));
 }
 // Round to nearest even; NaN becomes the quiet NaN.
-EFPN_INLINE void store(BFloat16* p, Vec<float> x) {
+EFPN_INLINE Half16 narrow_bfloat16(Vec<float> x) {
   const Word32 bits = (Word32)x.v;
   const Word32 rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
   const Word32 nan = (Word32)(x.v != x.v);
-  const Half16 raw = __builtin_convertvector((rounded & ~nan) | (nan & 0x7FC0), Half16);
+  return __builtin_convertvector((rounded & ~nan) | (nan & 0x7FC0), Half16);
+}
+
+EFPN_INLINE Vec<float> load(const BFloat16* p) {
+  Half16 raw;
+  std::memcpy(&raw, p, sizeof(raw));
+  return widen_bfloat16(raw);
+}
+EFPN_INLINE void store(BFloat16* p, Vec<float> x) {
+  const Half16 raw = narrow_bfloat16(x);
   std::memcpy(p, &raw, sizeof(raw));
 }
 
+#if EFPN_VECTOR_BYTES > 16
+#include "vec_x86.h"
+#else
 EFPN_INLINE Vec<float> load(const Half* p) {
   float lanes[Vec<float>::size];
   for (int i = 0; i < Vec<float>::size; ++i) lanes[i] = static_cast<float>(p[i]);
@@ -154,6 +169,7 @@ EFPN_INLINE void store(Half* p, Vec<float> x) {
   store(lanes, x);
   for (int i = 0; i < Vec<float>::size; ++i) p[i] = static_cast<Half>(lanes[i]);
 }
+#endif
 
 // The first n lanes; the others are zero (load) or left alone (store).
 template <class S>
