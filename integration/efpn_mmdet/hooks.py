@@ -102,9 +102,7 @@ class UseDCLossHook(Hook):
             self._handle.remove()
 
 
-def _add_zero(
-    parameters: list[Tensor], model: nn.Module, inputs: tuple, outputs: object
-) -> object:
+def _add_zero(parameters: list[Tensor], model: nn.Module, inputs: tuple, outputs: object) -> object:
     """Forward hook of a detector; in the mode "loss" its outputs are a dict of losses."""
     if not (model.training and isinstance(outputs, dict)):
         return outputs

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import efpn_kernels
 import torch
 from mmdet.registry import MODELS
 from torch import Tensor
+
+import efpn_kernels
 
 
 @MODELS.register_module()
@@ -16,6 +17,17 @@ class DCLoss(efpn_kernels.DCLoss):
     head, so they reach the optimiser and the checkpoint (``<head>.loss_bbox.k``). Without positive
     samples the loss is a zero with a graph: ``k`` and ``delta`` get zero gradients.
     """
+
+    @torch.no_grad()
+    def project_parameters(self) -> None:
+        """Clamp ``k`` and ``delta`` to their ranges.
+
+        A head calls its loss once per level. Projecting the data leaves autograd's version counters
+        alone, so the graphs of the earlier levels stay valid.
+        """
+        for parameter, value_range in ((self.k, self.k_range), (self.delta, self.delta_range)):
+            if value_range is not None:
+                parameter.data.clamp_(*value_range)
 
     def forward(
         self,
@@ -42,8 +54,12 @@ class DCLoss(efpn_kernels.DCLoss):
             raise ValueError(
                 f"avg_factor: expected None with the reduction 'sum', got {avg_factor}"
             )
-        if weight is not None and weight.dim() == pred.dim() - 1:
-            weight = weight.unsqueeze(-1).expand_as(pred)
+        # Under autocast a head predicts in half precision against float32 targets.
+        dtype = torch.promote_types(pred.dtype, target.dtype)
+        pred, target = pred.to(dtype), target.to(dtype)
+        if weight is not None:
+            rows = weight.dim() == pred.dim() - 1
+            weight = (weight.unsqueeze(-1) if rows else weight).to(dtype)
         return super().forward(
             pred, target, weight, _not_below_eps(avg_factor), reduction_override=reduction
         )

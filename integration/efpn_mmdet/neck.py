@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from efpn_kernels import EFPNBS, use_backend
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
+
+from efpn_kernels import EFPNBS, use_backend
 
 
 @MODELS.register_module()
@@ -48,9 +49,7 @@ class EFPNBSNeck(BaseModule):
         self.backend = backend
         self.base = MODELS.build(base)
         channels = _channels(self.base, base)
-        self.block = EFPNBS(
-            channels, channels, hidden_channels, gate_channels, use_cem, use_fbsm
-        )
+        self.block = EFPNBS(channels, channels, hidden_channels, gate_channels, use_cem, use_fbsm)
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The base's levels, ``low_level`` replaced; ``inputs`` are whatever the base takes."""
@@ -89,7 +88,9 @@ class GateProbe:
         self._handle.remove()
 
     def _keep(self, _: nn.Module, inputs: tuple[Tensor, Tensor], __: Tensor) -> None:
-        self._inputs = tuple(one.detach() for one in inputs)
+        # Half precision under autocast; the gate is computed outside of it.
+        dtype = self._neck.block.fbsm.fuse_conv.weight.dtype
+        self._inputs = tuple(one.detach().to(dtype) for one in inputs)
 
     @torch.no_grad()
     def mask(self) -> Tensor:

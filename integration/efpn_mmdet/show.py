@@ -45,7 +45,7 @@ def draw_boxes(
     canvas, scale = _enlarged(image)
     for index, (box, label) in enumerate(zip(boxes.xyxy, boxes.labels, strict=True)):
         colour = tuple(int(value) for value in palette[label][::-1])
-        x1, y1, x2, y2 = (int(round(value * scale)) for value in box)
+        x1, y1, x2, y2 = (round(value * scale) for value in box)
         cv2.rectangle(canvas, (x1 - 1, y1 - 1), (x2 + 1, y2 + 1), colour, 1, cv2.LINE_AA)
         if classes:
             score = "" if boxes.scores is None else f" {boxes.scores[index]:.2f}"
