@@ -157,10 +157,11 @@ def dc_loss(
     scale = float(loss_weight)
     divisor = None
     if reduction == "mean":
-        if isinstance(avg_factor, Tensor):
-            divisor = avg_factor  # on its device: reading it here would wait for the GPU
-        else:
-            scale /= max(pred.numel(), 1) if avg_factor is None else avg_factor
+        divisor = max(pred.numel(), 1) if avg_factor is None else avg_factor
+        # A tensor stays on its device, since reading it would wait for the GPU; a compiled graph
+        # would be specialised to a number inside of the operator's scale.
+        if not isinstance(divisor, Tensor) and not torch.compiler.is_compiling():
+            scale, divisor = scale / divisor, None
     if weight is not None:
         weight = weight.expand_as(pred).contiguous()
     loss = dc_loss_operator.dc_loss(

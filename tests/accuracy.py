@@ -1,36 +1,51 @@
-"""When a result is accurate: its error against float64, held against the error of plain PyTorch.
+"""When a result is accurate: its error against float64, held against that of plain PyTorch.
 
 The rule: our error is at most 1.25 times eager's in the same dtype, plus one unit in the last place
-of that dtype; measured as the largest absolute error (the unit taken at the oracle's largest
-magnitude) and as the relative l2 error. float64 has no wider oracle: there both may differ by
-rounding only.
+of that dtype at the oracle's largest magnitude; for the largest absolute and for the l2 error.
+
+One draw of random numbers cannot say that. Rounding errors are random themselves: the gradient of a
+single bias is right to the last bit by luck, and a value that is zero but for rounding may fall on
+either side of a ReLU. So the rule is held on the geometric mean over many draws
+(:func:`assert_rule`), and every single case (:func:`assert_accurate`) is held against a few draws: our
+median against a multiple of eager's worst. A mistake is off by orders of magnitude and fails there.
+
+float64 has no wider oracle: there only rounding may differ.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Callable
 
 import torch
 from cases import Problem
 from torch import Tensor
 
 FACTOR = 1.25
+MISTAKE = 8.0
 FLOAT64_TOLERANCE = 1e-12
+DRAWS = 3
+
+Draw = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
+"""What eager, the oracle and we made of one problem, by name."""
 
 
 def ulp(dtype: torch.dtype, magnitude: float) -> float:
     """One unit in the last place of ``dtype`` at ``magnitude``."""
     info = torch.finfo(dtype)
-    if magnitude < info.tiny:
-        return info.smallest_normal * info.eps
-    return info.eps * 2.0 ** math.floor(math.log2(magnitude))
+    return info.eps * 2.0 ** math.floor(math.log2(max(magnitude, info.tiny)))
 
 
 def errors(result: Tensor, oracle: Tensor) -> tuple[float, float]:
-    """Largest absolute and relative l2 error."""
+    """Largest absolute error, and the l2 error per element."""
     difference = result.double() - oracle
-    norm = oracle.norm().item()
-    return difference.abs().max().item(), difference.norm().item() / norm if norm else 0.0
+    return difference.abs().max().item(), difference.square().mean().sqrt().item()
+
+
+def solve(problem: Problem) -> Draw:
+    """Run a problem three times: plain, plain in float64, and fused."""
+    return problem.eager(), problem.oracle(), problem.fused()
 
 
 def assert_same_meta(ours: Tensor, like: Tensor, name: str) -> None:
@@ -40,30 +55,51 @@ def assert_same_meta(ours: Tensor, like: Tensor, name: str) -> None:
         assert got == expected, f"{name}: {attribute} is {got}, expected {expected}"
 
 
-def assert_accurate(ours: Tensor, eager: Tensor, oracle: Tensor, name: str) -> None:
-    """``ours`` keeps the rule against ``oracle`` (float64) and ``eager`` (the dtype of ``ours``)."""
-    assert_same_meta(ours, eager, name)
-    if not ours.numel():
-        return
-    assert ours.isfinite().all(), f"{name}: not finite"
-    magnitude = oracle.abs().max().item()
-    if ours.dtype == torch.float64:
-        allowed = (FLOAT64_TOLERANCE * magnitude, FLOAT64_TOLERANCE)
-    else:
-        units = (ulp(ours.dtype, magnitude), torch.finfo(ours.dtype).eps)
-        allowed = tuple(FACTOR * e + u for e, u in zip(errors(eager, oracle), units, strict=True))
-    measures = ("largest absolute", "relative l2")
-    for measure, error, limit in zip(measures, errors(ours, oracle), allowed, strict=True):
-        assert error <= limit, f"{name}: {measure} error {error:.3g}, at most {limit:.3g} allowed"
+def complaint(name: str, draws: list[Draw]) -> str | None:
+    """What is wrong with one result, given a few draws of its problem."""
+    eager, oracle, ours = ([draw[i][name] for draw in draws] for i in range(3))
+    for mine, like in zip(ours, eager, strict=True):
+        assert_same_meta(mine, like, name)
+        if not mine.isfinite().all():
+            return f"{name}: not finite"
+    if not oracle[0].numel():
+        return None
+    dtype = ours[0].dtype
+    magnitude = max(x.abs().max().item() for x in oracle)
+    our_errors = [errors(*pair) for pair in zip(ours, oracle, strict=True)]
+    eager_errors = [errors(*pair) for pair in zip(eager, oracle, strict=True)]
+    for i, measure in enumerate(("largest absolute", "l2")):
+        error = statistics.median(e[i] for e in our_errors)
+        limit = MISTAKE * max(e[i] for e in eager_errors) + ulp(dtype, magnitude)
+        if dtype == torch.float64:
+            limit = FLOAT64_TOLERANCE * magnitude
+        if error > limit:
+            return f"{name}: {measure} error {error:.3g}, at most {limit:.3g} allowed"
+    return None
 
 
-def assert_problem_accurate(problem: Problem) -> None:
-    """The result and every gradient of a problem keep the rule. Reports all that do not."""
-    eager, oracle, ours = problem.eager(), problem.oracle(), problem.fused()
-    failures = []
-    for name in oracle:
-        try:
-            assert_accurate(ours[name], eager[name], oracle[name], name)
-        except AssertionError as failure:
-            failures.append(str(failure).splitlines()[0])
-    assert not failures, "\n".join(failures)
+def assert_accurate(make: Callable[[int], Problem], draws: int = DRAWS) -> None:
+    """The result and every gradient of ``make(seed)`` are free of mistakes. Names all that are not."""
+    results = [solve(make(seed)) for seed in range(draws)]
+    complaints = [complaint(name, results) for name in results[0][1]]
+    assert not any(complaints), "\n".join(c for c in complaints if c)
+
+
+def assert_rule(problems: list[Problem]) -> None:
+    """Over problems of one dtype, result and gradients keep the rule in the geometric mean."""
+    logarithms: dict[str, list[tuple[float, float]]] = {}
+    for problem in problems:
+        eager, oracle, ours = solve(problem)
+        for name, exact in oracle.items():
+            unit = ulp(ours[name].dtype, exact.abs().max().item())
+            mine, theirs = errors(ours[name], exact), errors(eager[name], exact)
+            for measure, error, other in zip(("max", "l2"), mine, theirs, strict=True):
+                # A result that is exact counts as a hundredth of a unit.
+                pair = math.log(error + unit / 100), math.log(FACTOR * other + unit)
+                logarithms.setdefault(f"{name} ({measure})", []).append(pair)
+    excesses = {
+        name: math.exp(statistics.fmean(mine - limit for mine, limit in pairs))
+        for name, pairs in logarithms.items()
+    }
+    broken = [f"{name}: {x:.2f} of what is allowed" for name, x in excesses.items() if x > 1]
+    assert not broken, "\n".join(broken)

@@ -241,9 +241,9 @@ def block_problem(operator: str, case: Case, device: str = "cpu", seed: int = 0)
     )
 
 
-def loss_problem(case: LossCase, device: str = "cpu") -> Problem:
+def loss_problem(case: LossCase, device: str = "cpu", seed: int = 0) -> Problem:
     """DCLoss on errors on both sides of ``delta``, some of them zero and some large."""
-    generator = torch.Generator().manual_seed(zlib.crc32(str(case).encode()))
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{case}/{seed}".encode()))
 
     def draw(shape: tuple[int, ...], scale: float = 1.0) -> Tensor:
         x = scale * torch.randn(shape, generator=generator, dtype=torch.float64)

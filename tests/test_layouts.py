@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from accuracy import assert_problem_accurate
+from accuracy import assert_accurate
 from cases import BLOCK_OPERATORS, Case, LossCase, Problem, block_problem, case, loss_problem
 from conftest import Backend
 from torch import Tensor
@@ -92,10 +92,12 @@ def viewed(problem: Problem, view: Callable[[Tensor], Tensor], *names: str) -> P
 def test_maps(
     backend: Backend, operator: str, layout: str, view: Callable[[Tensor], Tensor]
 ) -> None:
-    low, high = ("c_low" if operator == "fbsm" else "p_low"), "p_high"
-    for names in ((low,), (high,), (low, high)):
-        problem = block_problem(operator, case("non_dividing", layout=layout), backend.device)
-        assert_problem_accurate(viewed(problem, view, *names))
+    def make(seed: int) -> Problem:
+        dense = case("non_dividing", layout=layout)
+        problem = block_problem(operator, dense, backend.device, seed)
+        return viewed(problem, view, *list(problem.tensors)[:2])
+
+    assert_accurate(make)
 
 
 @view_of
@@ -104,17 +106,24 @@ def test_maps(
 def test_grad_out(
     backend: Backend, operator: str, layout: str, view: Callable[[Tensor], Tensor]
 ) -> None:
-    problem = block_problem(operator, case("non_dividing", layout=layout), backend.device)
-    problem.grad_out = view(problem.grad_out)
-    assert_problem_accurate(problem)
+    def make(seed: int) -> Problem:
+        dense = case("non_dividing", layout=layout)
+        problem = block_problem(operator, dense, backend.device, seed)
+        problem.grad_out = view(problem.grad_out)
+        return problem
+
+    assert_accurate(make)
 
 
 @view_of
 @pytest.mark.parametrize("name", ["non_dividing", "per_channel"])
 def test_weights(backend: Backend, name: str, view: Callable[[Tensor], Tensor]) -> None:
-    problem = block_problem("efpn_bs", case(name), backend.device)
-    weights = [name for name, x in problem.tensors.items() if name.endswith("_weight")]
-    assert_problem_accurate(viewed(problem, view, *weights))
+    def make(seed: int) -> Problem:
+        problem = block_problem("efpn_bs", case(name), backend.device, seed)
+        weights = [argument for argument in problem.tensors if argument.endswith("_weight")]
+        return viewed(problem, view, *weights)
+
+    assert_accurate(make)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -122,17 +131,21 @@ def test_weights(backend: Backend, name: str, view: Callable[[Tensor], Tensor]) 
 def test_narrow_dtypes(
     backend: Backend, dtype: torch.dtype, view: Callable[[Tensor], Tensor]
 ) -> None:
-    problem = block_problem("efpn_bs", case("x8", dtype), backend.device)
-    problem = viewed(problem, view, "p_low", "p_high")
-    problem.grad_out = view(problem.grad_out)
-    assert_problem_accurate(problem)
+    def make(seed: int) -> Problem:
+        problem = block_problem("efpn_bs", case("x8", dtype), backend.device, seed)
+        problem.grad_out = view(problem.grad_out)
+        return viewed(problem, view, "p_low", "p_high")
+
+    assert_accurate(make)
 
 
-def test_one_format_in_and_the_other_out(backend: Backend) -> None:
-    """p_low decides the format of the result; p_high, weights and grad_out may differ."""
-    for mixed in ("p_low", "p_high", "refine_weight", "low_conv_weight"):
-        problem = block_problem("efpn_bs", case("non_dividing"), backend.device)
-        assert_problem_accurate(viewed(problem, channels_last, mixed))
+@pytest.mark.parametrize("mixed", ["p_low", "p_high", "refine_weight", "low_conv_weight"])
+def test_mixed_formats(backend: Backend, mixed: str) -> None:
+    def make(seed: int) -> Problem:
+        problem = block_problem("efpn_bs", case("non_dividing"), backend.device, seed)
+        return viewed(problem, channels_last, mixed)
+
+    assert_accurate(make)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
@@ -161,20 +174,30 @@ LOSS_VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("view", LOSS_VIEWS.values(), ids=LOSS_VIEWS.keys())
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_loss(backend: Backend, reduction: str, view: Callable[[Tensor], Tensor]) -> None:
-    for names in (("pred",), ("target",), ("weight",), ("pred", "target")):
+@pytest.mark.parametrize(
+    "names", [("pred",), ("target",), ("weight",), ("pred", "target")], ids="-".join
+)
+def test_loss(
+    backend: Backend, names: tuple[str, ...], reduction: str, view: Callable[[Tensor], Tensor]
+) -> None:
+    def make(seed: int) -> Problem:
         loss = LossCase((65, 4), reduction=reduction, weight="full")
-        problem = viewed(loss_problem(loss, backend.device), view, *names)
+        problem = viewed(loss_problem(loss, backend.device, seed), view, *names)
         if problem.grad_out is not None:
             problem.grad_out = view(problem.grad_out)
-        assert_problem_accurate(problem)
+        return problem
+
+    assert_accurate(make)
 
 
 def test_loss_on_channels_last_maps(backend: Backend) -> None:
-    loss = LossCase((2, 4, 5, 6), reduction="none")
-    problem = viewed(loss_problem(loss, backend.device), channels_last, "pred", "target")
-    problem.grad_out = channels_last(problem.grad_out)
-    assert_problem_accurate(problem)
+    def make(seed: int) -> Problem:
+        loss = LossCase((2, 4, 5, 6), reduction="none")
+        problem = loss_problem(loss, backend.device, seed)
+        problem.grad_out = channels_last(problem.grad_out)
+        return viewed(problem, channels_last, "pred", "target")
+
+    assert_accurate(make)
 
 
 @pytest.mark.parametrize("operator", BLOCK_OPERATORS)

@@ -102,7 +102,7 @@ std::tuple<Tensor, Tensor> pooled_context_backward(Tensor grad_context, Tensor c
 
 Tensor context_add(Tensor p_low, Tensor context) {
   const Map m(p_low);
-  const Tensor out = empty_like(p_low);
+  const Tensor out = empty_map_like(p_low);
   dispatch(p_low.scalar_type(), "context_add", [&](auto zero) {
     using S = decltype(zero);
     Strips(m).parallel_for_each([&](int64_t, const Strip& strip) {

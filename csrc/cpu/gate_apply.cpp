@@ -80,7 +80,7 @@ struct Context {
 
 Tensor mask_apply(Tensor p_low, std::optional<Tensor> context, Tensor mask) {
   const Map m(p_low);
-  const Tensor x = empty_like(p_low);
+  const Tensor x = empty_map_like(p_low);
   dispatch(p_low.scalar_type(), "mask_apply", [&](auto zero) {
     using S = decltype(zero);
     const Context<S> context_values(context, m);
@@ -123,7 +123,7 @@ std::tuple<Tensor, Tensor> mask_apply_backward(Tensor grad_x, Tensor p_low,
   const Map m(p_low);
   const ScalarType acc = accumulate_type(p_low.scalar_type());
   const bool gated = is_gate(mask, p_low);
-  const Tensor grad_logit = gated ? empty({m.N, 1, m.H, m.W}, acc) : empty_like(p_low);
+  const Tensor grad_logit = gated ? empty({m.N, 1, m.H, m.W}, acc) : empty_map_like(p_low);
   Tensor grad_context = empty({0}, acc);
   dispatch(p_low.scalar_type(), "mask_apply_backward", [&](auto zero) {
     using S = decltype(zero);
@@ -192,7 +192,7 @@ std::tuple<Tensor, Tensor, Tensor> fuse_backward(Tensor grad_logit, Tensor m_hig
 
 std::tuple<Tensor, Tensor> relu_backward(Tensor grad_out, Tensor out) {
   const Map m(out);
-  const Tensor grad = empty_like(out);
+  const Tensor grad = empty_map_like(out);
   const Strips strips(m);
   StripSums sums(strips, m.C);
   Tensor grad_bias;

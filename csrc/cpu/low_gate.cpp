@@ -64,7 +64,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> low_gate_backward(Tensor grad_gate, T
                                                              Tensor gate_weight) {
   const Map m(conv);
   const ScalarType acc = border.scalar_type();
-  const Tensor grad_conv = empty_like(conv);
+  const Tensor grad_conv = empty_map_like(conv);
   Tensor grad_border, grad_weight, grad_bias;
   dispatch(conv.scalar_type(), "low_gate_backward", [&](auto zero) {
     using S = decltype(zero);
@@ -95,7 +95,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> low_gate_backward(Tensor grad_gate, T
 
 Tensor border_relu(Tensor conv, Tensor border) {
   const Map m(conv);
-  const Tensor out = empty_like(conv);
+  const Tensor out = empty_map_like(conv);
   dispatch(conv.scalar_type(), "border_relu", [&](auto zero) {
     using S = decltype(zero);
     Strips(m).parallel_for_each([&](int64_t, const Strip& strip) {

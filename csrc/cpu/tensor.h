@@ -6,6 +6,10 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <optional>
 #include <tuple>
@@ -33,6 +37,17 @@ inline ScalarType accumulate_type(ScalarType type) {
   return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
+// Asks for huge pages behind a large new tensor: faulting it in by small ones takes longer than writing.
+inline void advise_huge_pages(const Tensor& x) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = uintptr_t(2) << 20;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(x.data_ptr());
+  const uintptr_t first = (begin + kPage - 1) / kPage * kPage;
+  const uintptr_t last = (begin + x.numel() * x.element_size()) / kPage * kPage;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
 // aoti_torch_empty_strided is a plain call; torch::stable::empty would go through the dispatcher.
 inline Tensor empty(std::vector<int64_t> sizes, ScalarType type, bool channels_last = false) {
   std::vector<int64_t> strides(sizes.size());
@@ -51,7 +66,14 @@ inline Tensor empty(std::vector<int64_t> sizes, ScalarType type, bool channels_l
       sizes.size(), sizes.data(), strides.data(),
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)),
       aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
+  Tensor x(handle);
+  if (stride >= int64_t(1) << 20) advise_huge_pages(x);
+  return x;
+}
+inline Tensor empty_map_like(const Tensor& map) {
+  Tensor x = empty_like(map);
+  advise_huge_pages(x);
+  return x;
 }
 inline Tensor zeros(std::vector<int64_t> sizes, ScalarType type, bool channels_last = false) {
   Tensor x = empty(std::move(sizes), type, channels_last);

@@ -285,7 +285,7 @@ def mask_apply_backward(
     grad_logit = torch.empty_like(mask)
     channels_last = is_channels_last(p_low)
     gated = is_gate(mask, p_low)
-    tile = deep_tile(C, H * W, channels_last, elements=4096 if gated else 2048)
+    tile = deep_tile(C, H * W, channels_last)
     tiles = triton.cdiv(H * W, tile.pixels)
     partial = None if context is None else context.new_empty(N, tiles, C)
     if p_low.numel():
@@ -304,7 +304,7 @@ def mask_apply_backward(
             CHANNELS_LAST=channels_last,
             GATED=gated,
             HAS_CONTEXT=context is not None,
-            num_warps=tile.warps,
+            num_warps=2 * tile.warps,
         )
     if partial is None:
         return grad_logit, p_low.new_empty(0, dtype=accumulator(p_low))

@@ -57,13 +57,13 @@ def wide_tile(C: int, HW: int, channels_last: bool) -> Tile:
     return Tile(pixels, power_of_2(C, 4096 // pixels), 4)
 
 
-def deep_tile(C: int, HW: int, channels_last: bool, elements: int = 4096) -> Tile:
+def deep_tile(C: int, HW: int, channels_last: bool) -> Tile:
     """For passes that reduce over channels: a program keeps its pixels and loops over channels."""
     if channels_last:
         channels = power_of_2(C, 256)
-        return Tile(power_of_2(HW, elements // channels), channels, 4)
+        return Tile(power_of_2(HW, 4096 // channels), channels, 4)
     pixels = power_of_2(HW, 64)
-    return Tile(pixels, power_of_2(C, elements // pixels), 4)
+    return Tile(pixels, power_of_2(C, 4096 // pixels), 4)
 
 
 def row_tile(C: int, W: int, channels_last: bool) -> Tile:

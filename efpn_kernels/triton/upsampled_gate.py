@@ -263,7 +263,7 @@ def interpolated_rows(taps: Tensor, W: int) -> Tensor:
     rows = taps.new_empty(N, h, 3, W, D)
     if rows.numel():
         channels = power_of_2(D, 256)
-        pixels = 2048 // channels
+        pixels = 1024 // channels
         grid = (N * h * 3, triton.cdiv(W, pixels), triton.cdiv(D, channels))
         upsampled_rows_fwd_kernel[grid](
             taps, rows, w, W, D, PIXELS=pixels, CHANNELS=channels, num_warps=4
