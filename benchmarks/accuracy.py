@@ -10,13 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from .baselines import Inputs
-from .records import TRAINING
+from .records import FORWARD, TRAINING
 from .workload import Workload
 
-FORWARD_SLACK = 1.25
-# A ReLU whose input rounds to the other side of zero changes whole entries of a gradient. Which
-# ones do is chance, in eager as in ours, so two equally accurate candidates differ by more.
-GRADIENT_SLACK = 2.0
+SLACK = 1.25
+# Of ten million ReLUs a few have inputs that round to the other side of zero, in eager as in ours,
+# and each changes whole entries of a gradient: up to 1e-3 of it was seen in float32 where all else
+# agrees to 1e-6. Which ones do is chance, so the gradients of these operators are checked for gross
+# errors here, and strictly in the tests, whose sizes are small enough.
+RELU_PER_PIXEL = ("EFPNBS", "FBSM")
+CHANCE = 5e-3
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,17 @@ class Verdict:
         )
 
 
-def judge(error: float, eager_error: float, direction: str, dtype: torch.dtype) -> Verdict:
+def judge(error: float, eager_error: float, workload: Workload, direction: str) -> Verdict:
     """The numerics rule: at most eager's error in the same dtype times the slack, plus one ulp."""
-    slack = GRADIENT_SLACK if direction == TRAINING else FORWARD_SLACK
-    return Verdict(error, eager_error, slack * eager_error + torch.finfo(dtype).eps)
+    limit = SLACK * eager_error + torch.finfo(workload.dtype).eps
+    if left_to_chance(workload.operator, direction):
+        limit += CHANCE
+    return Verdict(error, eager_error, limit)
+
+
+def left_to_chance(operator: str, direction: str) -> bool:
+    """Whether the error of an operator's gradients says little (see :data:`RELU_PER_PIXEL`)."""
+    return direction != FORWARD and operator in RELU_PER_PIXEL
 
 
 def run(module: nn.Module, inputs: Inputs, parameters: Sequence[Tensor], direction: str) -> Inputs:

@@ -171,7 +171,7 @@ class Harness:
                 self._checks[key] = self._check(candidate, group, inputs)
         check = self._checks[key]
         if check.error is not None:
-            verdict = judge(check.error, check.eager_error, group.direction, group.workload.dtype)
+            verdict = judge(check.error, check.eager_error, group.workload, group.direction)
             if not verdict.passed:
                 raise NotTimed(verdict.reason)
         return check
