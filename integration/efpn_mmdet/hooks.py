@@ -157,8 +157,9 @@ class CheckScheduleHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Compare."""
-        group = runner.optim_wrapper.param_groups[0]
-        lr = group.get("initial_lr", group["lr"])
+        # Groups with a multiplier of their own are slower; a warm-up has already begun.
+        groups = runner.optim_wrapper.optimizer.param_groups
+        lr = max(group.get("initial_lr", group["lr"]) for group in groups)
         total = _total_batch(runner)
         expected = self.lr * total / self.batch_size
         if abs(lr - expected) > 0.01 * expected:

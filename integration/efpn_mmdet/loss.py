@@ -43,26 +43,22 @@ class DCLoss(efpn_kernels.DCLoss):
             pred: predictions.
             target: targets.
             weight: ``[n, 4]``, or ``[n]`` for one weight per row.
-            avg_factor: with the reduction "mean", the divisor of the sum.
+            avg_factor: with the reduction "mean", the divisor of the sum; with "none" it has no
+                effect, as in mmdet.
             reduction_override: "none", "mean" or "sum" instead of the module's own.
 
         Raises:
             ValueError: ``avg_factor`` with the reduction "sum".
         """
         reduction = reduction_override or self.reduction
-        if avg_factor is not None and reduction == "sum":
-            raise ValueError(
-                f"avg_factor: expected None with the reduction 'sum', got {avg_factor}"
-            )
         # Under autocast a head predicts in half precision against float32 targets.
         dtype = torch.promote_types(pred.dtype, target.dtype)
         pred, target = pred.to(dtype), target.to(dtype)
         if weight is not None:
             rows = weight.dim() == pred.dim() - 1
             weight = (weight.unsqueeze(-1) if rows else weight).to(dtype)
-        return super().forward(
-            pred, target, weight, _not_below_eps(avg_factor), reduction_override=reduction
-        )
+        divisor = None if reduction == "none" else _not_below_eps(avg_factor)
+        return super().forward(pred, target, weight, divisor, reduction_override=reduction)
 
 
 def _not_below_eps(avg_factor: float | Tensor | None) -> float | Tensor | None:

@@ -17,7 +17,7 @@ from mmengine.config import Config
 from torch import nn
 
 from .neck import GateProbe, gated_necks
-from .show import Boxes, draw_boxes, draw_gate, gate_on_image, side_by_side
+from .show import Boxes, draw_boxes, draw_gate, gate_on_image, gate_range, side_by_side
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Predictor:
             prediction.image, prediction.boxes, self.palette, self.classes
         )
         if prediction.gate is not None:
-            low, high = prediction.gate.min(), prediction.gate.max()
+            low, high = gate_range(prediction.gate)
             caption = f"gate M, {low:.2f} (dark) to {high:.2f} (bright)"
             panels[caption] = draw_gate(prediction.image, prediction.gate)
         return side_by_side(panels)

@@ -61,16 +61,21 @@ def draw_gate(image: np.ndarray, mask: np.ndarray, opacity: float = 0.55) -> np.
 
     Args:
         image: ``[H, W, 3]`` uint8, BGR.
-        mask: the gate on the image's area ``[h, w]``, in 0..1; its own range is spread over the
-            colours, since a gate seldom uses all of it.
+        mask: the gate on the image's area ``[h, w]``; :func:`gate_range` is spread over the colours.
         opacity: of the heat map.
     """
     canvas, _ = _enlarged(image)
-    low, high = float(mask.min()), float(mask.max())
+    low, high = gate_range(mask)
     spread = (mask - low) / max(high - low, 1e-6)
     heat = cv2.resize(spread.astype(np.float32), canvas.shape[1::-1])
     coloured = cv2.applyColorMap((heat.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
     return cv2.addWeighted(coloured, opacity, canvas, 1 - opacity, 0)
+
+
+def gate_range(mask: np.ndarray) -> tuple[float, float]:
+    """The range of nearly all of a gate: it seldom uses all of 0 to 1, and its borders stand out."""
+    low, high = np.percentile(mask, (2, 98))
+    return float(low), float(high)
 
 
 def side_by_side(panels: dict[str, np.ndarray]) -> np.ndarray:
