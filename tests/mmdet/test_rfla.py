@@ -295,6 +295,7 @@ def assign_a_crowd() -> tuple[int, Tensor, Tensor]:
     return growth, result.gt_inds, SCORES["kl"](gts[::500], anchors).argmax(1)
 
 
+@pytest.mark.slow
 def test_five_thousand_ground_truths_against_two_hundred_thousand_anchors_fit_in_2_gb() -> None:
     """In a process of its own, for its peak memory; the score matrix alone would be 4 GB."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
