@@ -125,6 +125,24 @@ def test_scores_by_hand() -> None:
         assert SCORES[distance](gt, anchor).item() == pytest.approx(value, rel=1e-5)
 
 
+def test_scores_have_the_bits_of_the_plain_formulas() -> None:
+    """The order of operations of the published equations, written out without chunks."""
+    gts, anchors = random_boxes(60, 128, 24, seed=11), grid_anchors()
+    gt, anchor = gts[:, None], anchors[None]
+    dx, dy = (((gt[..., :2] + gt[..., 2:]) / 2) - (anchor[..., :2] + anchor[..., 2:]) / 2).unbind(
+        -1
+    )
+    w1, h1 = (gt[..., 2:] - gt[..., :2] + 1e-6).unbind(-1)
+    w2, h2 = (anchor[..., 2:] - anchor[..., :2] + 1e-6).unbind(-1)
+    squares = w2**2 / w1**2 + h2**2 / h1**2 + 4 * dx**2 / w1**2 + 4 * dy**2 / h1**2
+    kl = (squares + torch.log(w1**2 / w2**2) + torch.log(h1**2 / h2**2) - 2) / 2
+    wasserstein = (dx * dx + dy * dy + 1e-6) + ((w1 - w2) ** 2 + (h1 - h2) ** 2) / 4
+    assert torch.equal(SCORES["kl"](gts, anchors), 1 / (1 + kl))
+    assert torch.equal(SCORES["exp_kl"](gts, anchors), torch.exp(-kl / 10))
+    assert torch.equal(SCORES["wasserstein"](gts, anchors), 1 / (1 + wasserstein))
+    assert torch.equal(SCORES["nwd"](gts, anchors), torch.exp(-torch.sqrt(wasserstein) / 12.8))
+
+
 def test_kl_matches_torch_distributions() -> None:
     gts, anchors = random_boxes(5, 64, 20, seed=1).double(), random_boxes(7, 64, 20, 2).double()
 
