@@ -57,7 +57,9 @@ def load_config(args: argparse.Namespace) -> Config:
 def _launch_on_cpu(config: Config) -> None:
     """mmengine's launcher and default wrapper assume a GPU for each process."""
     torch.distributed.init_process_group("gloo")
-    config.model_wrapper_cfg = dict(type="MMDistributedDataParallel", broadcast_buffers=False)
+    config.model_wrapper_cfg = dict(
+        type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
+    )
 
 
 def predict(args: argparse.Namespace) -> None:

@@ -1,0 +1,151 @@
+"""The commands, from the command line's words to files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("mmdet.registry")
+
+from small_detectors import SIZE, one_thread, small_config, write_data_set  # noqa: F401
+
+from efpn_mmdet import cli, show
+from efpn_mmdet.classes import AITOD
+from efpn_mmdet.demo_run import demo_config, find_configs
+
+LAUNCHER = """
+import sys
+from efpn_mmdet.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A config file and the checkpoint that ``efpn train`` makes of it."""
+    folder = tmp_path_factory.mktemp("cli")
+    data = write_data_set(folder / "data", AITOD)
+    config = small_config("faster_rcnn/efpn_bs_aitod.py", data=data)
+    config.train_cfg.update(max_epochs=1)
+    path = folder / "config.py"
+    config.dump(path)
+    cli.main(["train", str(path), "--work-dir", str(folder / "work")])
+    return {"config": path, "checkpoint": folder / "work" / "epoch_1.pth", "data": data}
+
+
+def test_train_resumes_the_latest(
+    trained: dict[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    work = trained["checkpoint"].parent
+    cli.main(
+        [
+            *("train", str(trained["config"]), "--work-dir", str(work), "--resume"),
+            *("--cfg-options", "train_cfg.max_epochs=2"),
+        ]
+    )
+    assert (work / "epoch_2.pth").is_file()
+    assert "resumed epoch: 1" in "".join(capfd.readouterr())
+
+
+def test_test_prints_the_metric(
+    trained: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["test", str(trained["config"]), str(trained["checkpoint"])]
+    cli.main([*arguments, "--work-dir", str(tmp_path)])
+    assert "AP_vt" in "".join(capfd.readouterr())
+
+
+def test_predict_prints_boxes_and_draws_the_gate(
+    trained: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    images = [trained["data"] / "0.png", trained["data"] / "1.png"]
+    cli.main(
+        [
+            *("predict", str(trained["config"]), str(trained["checkpoint"]), *map(str, images)),
+            *("--show-gate", "--out-dir", str(tmp_path), "--score-thr", "0", "--device", "cpu"),
+        ]
+    )
+    lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
+    for path, line in zip(images, lines, strict=True):
+        result = json.loads(line)
+        assert result["image"] == str(path)
+        assert result["objects"]
+        for found in result["objects"]:
+            assert found["class"] in AITOD
+            assert len(found["box"]) == 4
+        scores = [found["score"] for found in result["objects"]]
+        assert scores == sorted(scores, reverse=True)
+        scale = -(-show.MIN_SIDE // SIZE)
+        picture = cv2.imread(result["picture"])
+        assert picture.shape == (SIZE * scale + show.CAPTION_HEIGHT, 2 * SIZE * scale, 3)
+
+
+def test_predict_names_a_file_that_is_no_image(trained: dict[str, Path]) -> None:
+    arguments = ["predict", str(trained["config"]), str(trained["checkpoint"])]
+    with pytest.raises(ValueError, match=r"images: expected an image file, got nothing\.png"):
+        cli.main([*arguments, "nothing.png", "--device", "cpu"])
+
+
+def test_launcher_trains_two_processes_on_a_cpu(trained: dict[str, Path], tmp_path: Path) -> None:
+    script = tmp_path / "efpn.py"
+    script.write_text(LAUNCHER)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    arguments = ["train", str(trained["config"]), "--launcher", "pytorch"]
+    result = subprocess.run(
+        [*torchrun, "--standalone", str(script), *arguments, "--work-dir", str(tmp_path / "work")],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    # Each process sees half of the images, at half of the schedule's ratio of lr to batch.
+    assert "a total batch of 4" in result.stdout + result.stderr
+    assert (tmp_path / "work" / "epoch_1.pth").is_file()
+
+
+@pytest.mark.parametrize("command", ["train", "test", "predict", "demo-data", "demo"])
+def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, "--help"])
+    assert stopped.value.code == 0
+    assert f"efpn {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("data_set", ["visdrone", "dota2"])
+def test_convert_help(data_set: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["convert", data_set, "--help"])
+    assert "images" in capsys.readouterr().out
+
+
+def test_demo_config_reads_and_writes_in_its_folder(tmp_path: Path) -> None:
+    config = demo_config(tmp_path, seed=5, epochs=2)
+    assert find_configs().is_dir()
+    assert config.train_dataloader.dataset.data_root == f"{tmp_path}/data/"
+    assert config.test_evaluator.ann_file == f"{tmp_path}/data/test.json"
+    assert config.work_dir == f"{tmp_path}/training"
+    assert config.randomness.seed == 5
+    assert config.train_cfg.max_epochs == config.param_scheduler[1].end == 2
+
+
+def test_gate_is_cut_to_the_image() -> None:
+    mask = np.arange(2 * 8 * 8, dtype=np.float32).reshape(2, 8, 8)
+    gate = show.gate_on_image(mask, image_shape=(24, 32), padded_shape=(32, 32))
+    assert np.array_equal(gate, mask.mean(0)[:6])
+
+
+def test_pictures_leave_the_image_alone() -> None:
+    image = np.zeros((10, 20, 3), np.uint8)
+    boxes = show.Boxes(np.array([[2.0, 2.0, 5.0, 6.0]]), np.array([0]), np.array([0.5]))
+    drawn = show.draw_boxes(image, boxes, [(255, 0, 0)], ["ship"])
+    gate = show.draw_gate(image, torch.rand(5, 10).numpy())
+    assert drawn.shape == gate.shape
+    assert (drawn[..., 2] > 0).any()
+    assert (drawn[..., :2] == 0).all()  # the palette is RGB, the picture BGR
+    assert not image.any()
