@@ -24,6 +24,7 @@ from .launch import (
     REDUCTION_PROGRAMS,
     accumulator,
     accumulator_type,
+    both_sums_tile,
     chunks,
     deep_tile,
     is_channels_last,
@@ -236,45 +237,60 @@ def mask_apply_bwd_kernel(
     partial_ptr,
     HW,
     C,
+    tiles,
     ACC: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     GATED: tl.constexpr,
     HAS_CONTEXT: tl.constexpr,
+    ONE_BLOCK: tl.constexpr,
 ):
     """grad_logit ``= mask (1 - mask) grad_x (p_low + context)``, summed over channels with ``GATED``.
 
-    partial ``[N, tiles, C]`` sums ``grad_x mask`` over a tile's pixels.
+    partial ``[N, chunks, C]`` sums ``grad_x mask`` over the pixels of a program: one tile, or several
+    where all channels are in one block of the tile and their sums stay in registers.
     """
-    tile = tl.program_id(0)
+    chunk = tl.program_id(0)
     n = tl.program_id(1)
-    p0 = tile * PIXELS
-    p = p0 + tl.arange(0, PIXELS)
-    logit_sum = tl.zeros([PIXELS, CHANNELS], ACC)
-    row = n.to(tl.int64) * tl.num_programs(0) + tile
-    for c0 in range(0, C, CHANNELS):
-        c = c0 + tl.arange(0, CHANNELS)
-        inside = (p < HW)[:, None] & (c < C)[None, :]
-        mask = load_mask(mask_ptr, n, p0, c0, HW, C, inside, PIXELS, CHANNELS, CHANNELS_LAST, GATED)
-        mask = mask.to(ACC)
-        pointers = map_tile(grad_x_ptr, n, p0, c0, HW, C, PIXELS, CHANNELS, CHANNELS_LAST)
-        grad_x = tl.load(pointers, inside, other=0.0).to(ACC)
-        pointers = map_tile(p_low_ptr, n, p0, c0, HW, C, PIXELS, CHANNELS, CHANNELS_LAST)
-        total = tl.load(pointers, inside, other=0.0).to(ACC)
-        if HAS_CONTEXT:
-            total += tl.load(context_ptr + n * C + c, c < C, other=0.0)[None, :]
-            tl.store(partial_ptr + row * C + c, tl.sum(grad_x * mask, axis=0), c < C)
+    context_sum = tl.zeros([CHANNELS], ACC)
+    partial_row = (n.to(tl.int64) * tl.num_programs(0) + chunk) * C
+    for tile in range(chunk * tiles, (chunk + 1) * tiles):
+        p0 = tile * PIXELS
+        p = p0 + tl.arange(0, PIXELS)
+        logit_sum = tl.zeros([PIXELS, CHANNELS], ACC)
+        for c0 in range(0, C, CHANNELS):
+            c = c0 + tl.arange(0, CHANNELS)
+            inside = (p < HW)[:, None] & (c < C)[None, :]
+            pointers = map_tile(grad_x_ptr, n, p0, c0, HW, C, PIXELS, CHANNELS, CHANNELS_LAST)
+            grad_x = tl.load(pointers, inside, other=0.0).to(ACC)
+            pointers = map_tile(p_low_ptr, n, p0, c0, HW, C, PIXELS, CHANNELS, CHANNELS_LAST)
+            total = tl.load(pointers, inside, other=0.0).to(ACC)
+            mask = load_mask(
+                mask_ptr, n, p0, c0, HW, C, inside, PIXELS, CHANNELS, CHANNELS_LAST, GATED
+            ).to(ACC)
+            if HAS_CONTEXT:
+                total += tl.load(context_ptr + n * C + c, c < C, other=0.0)[None, :]
+                block_sum = tl.sum(grad_x * mask, axis=0)
+                if ONE_BLOCK:
+                    context_sum += block_sum
+                else:
+                    tl.store(partial_ptr + partial_row + c, block_sum, c < C)
+            if GATED:
+                logit_sum += grad_x * total
+            else:
+                grad_logit = mask * (1 - mask) * grad_x * total
+                pointers = map_tile(
+                    grad_logit_ptr, n, p0, c0, HW, C, PIXELS, CHANNELS, CHANNELS_LAST
+                )
+                tl.store(pointers, grad_logit.to(grad_logit_ptr.dtype.element_ty), inside)
         if GATED:
-            logit_sum += grad_x * total
-        else:
-            grad_logit = mask * (1 - mask) * grad_x * total
-            pointers = map_tile(grad_logit_ptr, n, p0, c0, HW, C, PIXELS, CHANNELS, CHANNELS_LAST)
-            tl.store(pointers, grad_logit.to(grad_logit_ptr.dtype.element_ty), inside)
-    if GATED:
-        at = tl.cast(n, tl.int64) * HW + p
-        mask = tl.load(mask_ptr + at, p < HW, other=0.0)
-        tl.store(grad_logit_ptr + at, mask * (1 - mask) * tl.sum(logit_sum, axis=1), p < HW)
+            at = tl.cast(n, tl.int64) * HW + p
+            mask = tl.load(mask_ptr + at, p < HW, other=0.0)
+            tl.store(grad_logit_ptr + at, mask * (1 - mask) * tl.sum(logit_sum, axis=1), p < HW)
+    if HAS_CONTEXT and ONE_BLOCK:
+        c = tl.arange(0, CHANNELS)
+        tl.store(partial_ptr + partial_row + c, context_sum, c < C)
 
 
 def mask_apply_backward(
@@ -284,12 +300,13 @@ def mask_apply_backward(
     N, C, H, W = p_low.shape
     grad_logit = torch.empty_like(mask)
     channels_last = is_channels_last(p_low)
-    gated = is_gate(mask, p_low)
-    tile = deep_tile(C, H * W, channels_last)
-    tiles = triton.cdiv(H * W, tile.pixels)
-    partial = None if context is None else context.new_empty(N, tiles, C)
+    tile = both_sums_tile(C, H * W, channels_last)
+    one_block = tile.channels >= C
+    tiles = 4 if one_block and channels_last else 1
+    count = triton.cdiv(H * W, tile.pixels * tiles)
+    partial = None if context is None else context.new_empty(N, count, C)
     if p_low.numel():
-        mask_apply_bwd_kernel[(tiles, N)](
+        mask_apply_bwd_kernel[(count, N)](
             grad_x,
             p_low,
             context,
@@ -298,17 +315,19 @@ def mask_apply_backward(
             partial,
             H * W,
             C,
+            tiles,
             ACC=accumulator_type(p_low),
             PIXELS=tile.pixels,
             CHANNELS=tile.channels,
             CHANNELS_LAST=channels_last,
-            GATED=gated,
+            GATED=is_gate(mask, p_low),
             HAS_CONTEXT=context is not None,
-            num_warps=2 * tile.warps,
+            ONE_BLOCK=one_block,
+            num_warps=tile.warps,
         )
     if partial is None:
         return grad_logit, p_low.new_empty(0, dtype=accumulator(p_low))
-    return grad_logit, row_sum(partial)[:, 0]
+    return grad_logit, row_sum(partial)
 
 
 @triton.jit

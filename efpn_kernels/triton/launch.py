@@ -66,13 +66,31 @@ def deep_tile(C: int, HW: int, channels_last: bool) -> Tile:
     return Tile(pixels, power_of_2(C, 4096 // pixels), 4)
 
 
-def row_tile(C: int, W: int, channels_last: bool) -> Tile:
-    """For passes along one image row that reduce over pixels."""
+def gate_tile(C: int, HW: int, channels_last: bool) -> Tile:
+    """For the low gate: few pixels, so that few tiles touch a border and load it pixel by pixel."""
     if channels_last:
         channels = power_of_2(C, 256)
-        return Tile(power_of_2(W, 2048 // channels), channels, 4)
-    pixels = power_of_2(W, 256)
-    return Tile(pixels, power_of_2(C, 2048 // pixels), 4)
+        return Tile(power_of_2(HW, 2048 // channels), channels, 4)
+    return deep_tile(C, HW, channels_last)
+
+
+def sum_tile(C: int, pixels: int, channels_last: bool) -> Tile:
+    """For passes that sum over pixels (of an image or of a row), adding up tile after tile.
+
+    One warp holds all rows of a channels_last tile, so that sums over pixels stay in its registers.
+    """
+    if channels_last:
+        channels = power_of_2(C, 256)
+        return Tile(power_of_2(pixels, 2048 // channels), channels, 1)
+    pixels = power_of_2(pixels, 1024)
+    return Tile(pixels, power_of_2(C, 4096 // pixels), 4)
+
+
+def both_sums_tile(C: int, HW: int, channels_last: bool) -> Tile:
+    """For passes that sum over channels and over pixels."""
+    if channels_last:
+        return sum_tile(C, HW, channels_last)
+    return deep_tile(C, HW, channels_last)._replace(warps=8)
 
 
 def chunks(positions: int, tile: int, programs: int) -> tuple[int, int]:
@@ -82,8 +100,8 @@ def chunks(positions: int, tile: int, programs: int) -> tuple[int, int]:
     return each, triton.cdiv(tiles, max(each, 1))
 
 
-ROW_SEGMENTS = 2
-"""Programs along an image row where a pass reduces over pixels."""
+ROW_SEGMENTS = 4
+"""At most so many programs along an image row where a pass sums over pixels."""
 
-REDUCTION_PROGRAMS = 1024
+REDUCTION_PROGRAMS = 2048
 """At most so many partial sums, for each channel block, in the first stage of a reduction."""

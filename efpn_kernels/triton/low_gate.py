@@ -29,12 +29,13 @@ from .launch import (
     accumulator,
     alignment,
     chunks,
-    deep_tile,
+    gate_tile,
     is_channels_last,
-    row_tile,
+    power_of_2,
+    sum_tile,
     wide_tile,
 )
-from .reduce import row_sum, split_sum
+from .reduce import split_sum
 from .tile import border_class, map_tile, sigmoid
 
 
@@ -65,13 +66,21 @@ def low_gate_fwd_kernel(
     p0 = tl.program_id(0) * PIXELS
     n = tl.program_id(1)
     p = p0 + tl.arange(0, PIXELS)
+    # Most tiles touch no border, and one vector of it does for all of their pixels.
+    x0 = p0 % W
+    last = (p0 + PIXELS - 1) // W
+    interior = (p0 // W > 0) & (last < H - 1) & (x0 > 0) & (x0 + PIXELS < W)
     total = tl.zeros([PIXELS, CHANNELS], ACC)
     for c0 in range(0, D, CHANNELS):
         c = c0 + tl.arange(0, CHANNELS)
         inside = (p < HW)[:, None] & (c < D)[None, :]
         pointers = map_tile(conv_ptr, n, p0, c0, HW, D, PIXELS, CHANNELS, CHANNELS_LAST)
         conv = tl.load(pointers, inside, other=0.0).to(ACC)
-        z = conv + load_border(border_ptr, n, p, c, H, W, D, inside)
+        if interior:
+            middle = tl.load(border_ptr + (n * 9 + 4) * D + c, c < D, other=0.0)
+            z = conv + middle[None, :]
+        else:
+            z = conv + load_border(border_ptr, n, p, c, H, W, D, inside)
         gate_weight = tl.load(gate_weight_ptr + c, c < D, other=0.0).to(ACC)
         total += gate_weight[None, :] * tl.maximum(z, 0.0)
     logit = tl.load(gate_bias_ptr).to(ACC) + tl.sum(total, axis=1)
@@ -84,7 +93,7 @@ def low_gate(conv: Tensor, border: Tensor, gate_weight: Tensor, gate_bias: Tenso
     gate = border.new_empty(N, 1, H, W)
     if gate.numel():
         channels_last = is_channels_last(conv)
-        tile = deep_tile(D, H * W, channels_last)
+        tile = gate_tile(D, H * W, channels_last)
         low_gate_fwd_kernel[(triton.cdiv(H * W, tile.pixels), N)](
             conv,
             border,
@@ -155,14 +164,14 @@ def border_relu(conv: Tensor, border: Tensor) -> Tensor:
 
 @triton.jit
 def row_grad(
-    x_ptr, gate_grad_ptr, gate_ptr, p, x, W, border, gate_weight, inside, GATED: tl.constexpr
+    x_ptr, grad_gate_ptr, gate_ptr, p, x, W, border, gate_weight, inside, GATED: tl.constexpr
 ):
     """Of pixels ``x`` of one row: d logit, the hidden map relu(z), and its gradient before the ReLU."""
     ACC: tl.constexpr = border.dtype
     value = tl.load(x_ptr, inside, other=0.0).to(ACC)
     if GATED:
         gate = tl.load(gate_ptr + p, x < W, other=0.0)
-        grad_logit = tl.load(gate_grad_ptr + p, x < W, other=0.0) * gate * (1 - gate)
+        grad_logit = tl.load(grad_gate_ptr + p, x < W, other=0.0) * gate * (1 - gate)
         z = value + border
         hidden = tl.maximum(z, 0.0)
         grad = tl.where(z > 0, grad_logit[:, None] * gate_weight[None, :], 0.0)
@@ -196,22 +205,21 @@ def border_sum_kernel(
 ):
     """One segment of an image row: sums of the gradient over its left, middle and right classes.
 
-    border_partial is ``[N, H * SEGMENTS, 3, D]``; the first segment takes the two border columns.
-    ``GATED``: the gradient is that of the low gate at conv = x, and is stored in grad; gate_partial
-    ``[N * H * SEGMENTS, D + 1]`` takes the gradients of gate_weight and gate_bias.
+    border_partial is ``[N, H, SEGMENTS + 2, D]``: the middle of each segment, then left and right, which
+    are one pixel each. ``GATED``: the gradient is that of the low gate at conv = x, and is stored in
+    grad; gate_partial ``[N * H * SEGMENTS, D + 1]`` takes the gradients of gate_weight and gate_bias.
     Otherwise the gradient is x itself.
     """
     ACC: tl.constexpr = border_partial_ptr.dtype.element_ty
     W = W_UNITS * W_ALIGN
     HW = H * W
-    program = tl.program_id(0).to(tl.int64)
     segment = tl.program_id(0) % SEGMENTS
-    n = tl.program_id(0) // SEGMENTS // H
-    y = tl.program_id(0) // SEGMENTS % H
+    row = tl.program_id(0) // SEGMENTS
+    n = row // H
+    y = row % H
     c0 = tl.program_id(1) * CHANNELS
     c = c0 + tl.arange(0, CHANNELS)
     pixel = tl.arange(0, PIXELS)
-    one = tl.arange(0, 1)
     left = tl.zeros([CHANNELS], ACC)
     middle = left
     right = left
@@ -223,8 +231,8 @@ def border_sum_kernel(
         right = tl.load(class_row + 2 * D, c < D, other=0.0)
         gate_weight = tl.load(gate_weight_ptr + c, c < D, other=0.0).to(ACC)
     gate_row = n.to(tl.int64) * HW + y * W
-    middle_sum = tl.zeros([PIXELS, CHANNELS], ACC)
-    weight_sum = tl.zeros([PIXELS, CHANNELS], ACC)
+    middle_sum = tl.zeros([CHANNELS], ACC)
+    weight_sum = tl.zeros([CHANNELS], ACC)
     bias_sum = tl.zeros([PIXELS], ACC)
     for tile in range(segment * tiles, (segment + 1) * tiles):
         x0 = tile * PIXELS
@@ -238,33 +246,64 @@ def border_sum_kernel(
         grad_logit, hidden, grad = row_grad(
             pointers, grad_gate_ptr, gate_ptr, gate_row + x, x, W, border, gate_weight, inside, GATED
         )
-        middle_sum += tl.where(is_left | is_right, 0.0, grad)
+        middle_sum += tl.sum(tl.where(is_left | is_right, 0.0, grad), axis=0)
         if GATED:
-            weight_sum += grad_logit[:, None] * hidden
+            weight_sum += tl.sum(grad_logit[:, None] * hidden, axis=0)
             bias_sum += grad_logit
             pointers = map_tile(grad_ptr, n, p0, c0, HW, D, PIXELS, CHANNELS, CHANNELS_LAST)
             tl.store(pointers, grad.to(grad_ptr.dtype.element_ty), inside)
-    # The border columns are one pixel each: load them again instead of two more tiles of sums.
-    inside = (one < (segment == 0).to(tl.int32))[:, None] & (c < D)[None, :]
-    pointers = map_tile(x_ptr, n, y * W, c0, HW, D, 1, CHANNELS, CHANNELS_LAST)
-    _, _, left_grad = row_grad(
-        pointers, grad_gate_ptr, gate_ptr, gate_row + one, one, W, left[None, :], gate_weight, inside, GATED
-    )
-    x = one + W - 1
-    pointers = map_tile(x_ptr, n, y * W + W - 1, c0, HW, D, 1, CHANNELS, CHANNELS_LAST)
-    _, _, right_grad = row_grad(
-        pointers, grad_gate_ptr, gate_ptr, gate_row + x, x, W, right[None, :], gate_weight, inside, GATED
-    )
-    has_left = segment == 0
-    has_right = has_left & (W > 1)
-    out = border_partial_ptr + program * 3 * D + c
-    tl.store(out, tl.sum(tl.where(has_left, left_grad, 0.0), axis=0), c < D)
-    tl.store(out + D, tl.sum(middle_sum, axis=0), c < D)
-    tl.store(out + 2 * D, tl.sum(tl.where(has_right, right_grad, 0.0), axis=0), c < D)
+    out = border_partial_ptr + row.to(tl.int64) * (SEGMENTS + 2) * D + c
+    tl.store(out + segment * D, middle_sum, c < D)
+    if segment == 0:
+        # Loading the two pixels again is cheaper than two more sums over every tile.
+        x = tl.arange(0, 1)
+        inside = (c < D)[None, :]
+        pointers = map_tile(x_ptr, n, y * W, c0, HW, D, 1, CHANNELS, CHANNELS_LAST)
+        _, _, grad = row_grad(
+            pointers, grad_gate_ptr, gate_ptr, gate_row + x, x, W, left[None, :], gate_weight, inside, GATED
+        )
+        tl.store(out + SEGMENTS * D, tl.sum(grad, axis=0), c < D)
+        x += W - 1
+        pointers = map_tile(x_ptr, n, y * W + W - 1, c0, HW, D, 1, CHANNELS, CHANNELS_LAST)
+        _, _, grad = row_grad(
+            pointers, grad_gate_ptr, gate_ptr, gate_row + x, x, W, right[None, :], gate_weight, inside, GATED
+        )
+        grad = tl.where(W > 1, grad, 0.0)
+        tl.store(out + (SEGMENTS + 1) * D, tl.sum(grad, axis=0), c < D)
     if GATED:
-        out = gate_partial_ptr + program * (D + 1)
-        tl.store(out + c, tl.sum(weight_sum, axis=0), c < D)
+        out = gate_partial_ptr + tl.program_id(0).to(tl.int64) * (D + 1)
+        tl.store(out + c, weight_sum, c < D)
         tl.store(out + D, tl.sum(bias_sum, axis=0), tl.program_id(1) == 0)
+
+
+@triton.jit
+def class_sum_kernel(
+    partial_ptr,
+    out_ptr,
+    H,
+    D,
+    SEGMENTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """out ``[N, 3, 3, D]``: sums of partial ``[N, H, SEGMENTS + 2, D]`` over the rows of each class."""
+    n = tl.program_id(1).to(tl.int64)
+    cy = tl.program_id(2) // 3
+    cx = tl.program_id(2) % 3
+    d = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    first = tl.where(cy == 0, 0, tl.where(cy == 1, 1, tl.maximum(H - 1, 1)))
+    last = tl.where(cy == 0, 1, tl.where(cy == 1, H - 1, H))
+    # The middle class has SEGMENTS slots in a row, the others one behind them.
+    slots = tl.where(cx == 1, SEGMENTS, 1)
+    slot0 = tl.where(cx == 1, 0, tl.where(cx == 0, SEGMENTS, SEGMENTS + 1))
+    total = tl.zeros([ROWS, CHANNELS], out_ptr.dtype.element_ty)
+    for r0 in range(first * slots, last * slots, ROWS):
+        r = r0 + tl.arange(0, ROWS)
+        row = (r // slots) * (SEGMENTS + 2) + slot0 + r % slots
+        pointers = partial_ptr + (n * H * (SEGMENTS + 2) + row[:, None]) * D + d[None, :]
+        total += tl.load(pointers, (r < last * slots)[:, None] & (d < D)[None, :], other=0.0)
+    out = out_ptr + (n * 9 + tl.program_id(2)) * D + d
+    tl.store(out, tl.sum(total, axis=0), d < D)
 
 
 def launch_border_sum(
@@ -275,48 +314,45 @@ def launch_border_sum(
     gate_weight: Tensor | None,
     grad: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """The first stage: ``border_partial [N, rows, 3 D]`` and, gated, ``gate_partial [rows, D + 1]``."""
+    """Sums over classes ``[N, 3, 3, D]`` and, gated, the partial sums ``[rows, D + 1]`` for the gate."""
     N, D, H, W = x.shape
     gated = gate is not None
     channels_last = is_channels_last(x)
-    tile = row_tile(D, W, channels_last)
+    tile = sum_tile(D, W, channels_last)
     tiles, segments = chunks(W, tile.pixels, ROW_SEGMENTS)
-    rows = H * segments
     dtype = accumulator(x)
-    border_partial = x.new_empty(N, rows, 3 * D, dtype=dtype)
-    gate_partial = x.new_empty(N * rows, D + 1, dtype=dtype) if gated else None
-    if x.numel():
-        align = alignment(W)
-        border_sum_kernel[(N * rows, triton.cdiv(D, tile.channels))](
-            grad_gate,
-            gate,
-            x,
-            border,
-            gate_weight,
-            grad,
-            border_partial,
-            gate_partial,
-            H,
-            W // align,
-            D,
-            tiles,
-            W_ALIGN=align,
-            SEGMENTS=segments,
-            PIXELS=tile.pixels,
-            CHANNELS=tile.channels,
-            CHANNELS_LAST=channels_last,
-            GATED=gated,
-            num_warps=tile.warps,
-        )
-    return border_partial, gate_partial
-
-
-def sum_classes(border_partial: Tensor, H: int) -> Tensor:
-    """The second stage: ``[N, H * segments, 3 D] -> [N, 3, 3, D]``."""
-    N, rows, columns = border_partial.shape
-    if rows == 0:
-        return border_partial.new_zeros(N, 3, 3, columns // 3)
-    return row_sum(border_partial, edge=rows // H).view(N, 3, 3, columns // 3)
+    sums = x.new_empty(N, 3, 3, D, dtype=dtype)
+    gate_partial = x.new_empty(N * H * segments, D + 1, dtype=dtype) if gated else None
+    if x.numel() == 0:
+        return sums.zero_(), gate_partial
+    partial = x.new_empty(N, H, segments + 2, D, dtype=dtype)
+    align = alignment(W)
+    border_sum_kernel[(N * H * segments, triton.cdiv(D, tile.channels))](
+        grad_gate,
+        gate,
+        x,
+        border,
+        gate_weight,
+        grad,
+        partial,
+        gate_partial,
+        H,
+        W // align,
+        D,
+        tiles,
+        W_ALIGN=align,
+        SEGMENTS=segments,
+        PIXELS=tile.pixels,
+        CHANNELS=tile.channels,
+        CHANNELS_LAST=channels_last,
+        GATED=gated,
+        num_warps=tile.warps,
+    )
+    channels = power_of_2(D, 16)
+    class_sum_kernel[(triton.cdiv(D, channels), N, 9)](
+        partial, sums, H, D, SEGMENTS=segments, ROWS=256, CHANNELS=channels
+    )
+    return sums, gate_partial
 
 
 def low_gate_backward(
@@ -324,14 +360,12 @@ def low_gate_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """grad_conv (a map), grad_border ``[N, 3, 3, D]``, grad_gate_weight ``[D]``, grad_gate_bias ``[1]``."""
     grad_conv = torch.empty_like(conv)
-    border_partial, gate_partial = launch_border_sum(
+    grad_border, gate_partial = launch_border_sum(
         grad_gate, gate, conv, border, gate_weight, grad_conv
     )
-    grad_border = sum_classes(border_partial, conv.shape[2])
     return grad_conv, grad_border, *split_sum(gate_partial, conv.shape[1], 1)
 
 
 def border_sum(grad: Tensor) -> Tensor:
     """The sums ``[N, 3, 3, D]`` of a map over its border classes."""
-    border_partial, _ = launch_border_sum(None, None, grad, None, None, None)
-    return sum_classes(border_partial, grad.shape[2])
+    return launch_border_sum(None, None, grad, None, None, None)[0]

@@ -24,9 +24,12 @@ from .launch import (
     chunks,
     is_channels_last,
     power_of_2,
-    wide_tile,
+    sum_tile,
 )
 from .tile import map_tile
+
+GROUP = 256
+"""Rows that one program adds up, where there are many."""
 
 
 @triton.jit
@@ -42,39 +45,40 @@ def sum_rows(partial_ptr, first, last, K, column, ROWS: tl.constexpr, ACC: tl.co
 
 @triton.jit
 def row_sum_kernel(
-    partial_ptr, out_ptr, R, K, edge, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SEGMENTS: tl.constexpr
+    partial_ptr, out_ptr, R, K, GROUP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """out ``[B, SEGMENTS, K]``: sums over the rows of partial ``[B, R, K]``.
-
-    With three segments these are rows ``[0, edge)``, the rows between, and the last ``edge`` rows;
-    where ``R == edge`` there is only the first.
-    """
-    b = tl.program_id(0).to(tl.int64)
-    segment = tl.program_id(1)
-    column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
-    first = 0
-    last = R
-    if SEGMENTS == 3:
-        middle_last = tl.maximum(R - edge, edge)
-        first = tl.where(segment == 0, 0, tl.where(segment == 1, edge, middle_last))
-        last = tl.where(segment == 0, edge, tl.where(segment == 1, middle_last, R))
+    """out ``[B, cdiv(R, GROUP), K]``: sums over groups of rows of partial ``[B, R, K]``."""
+    b = tl.program_id(2).to(tl.int64)
+    group = tl.program_id(1)
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    first = group * GROUP
+    last = tl.minimum(first + GROUP, R)
     ACC: tl.constexpr = out_ptr.dtype.element_ty
     total = sum_rows(partial_ptr + b * R * K, first, last, K, column, ROWS, ACC)
-    tl.store(out_ptr + (b * SEGMENTS + segment) * K + column, total, column < K)
+    out = out_ptr + (b * tl.num_programs(1) + group) * K + column
+    tl.store(out, total, column < K)
 
 
-def row_sum(partial: Tensor, edge: int = 0) -> Tensor:
-    """``[B, R, K] -> [B, 1, K]``, or ``[B, 3, K]`` by segments where ``edge`` rows are at each end."""
+def row_groups(partial: Tensor, group: int) -> Tensor:
+    """``[B, R, K] -> [B, cdiv(R, group), K]``."""
     B, R, K = partial.shape
-    segments = 3 if edge else 1
-    out = partial.new_empty(B, segments, K)
+    out = partial.new_empty(B, triton.cdiv(R, group), K)
     if out.numel():
         columns = power_of_2(K, 16)
-        grid = (B, segments, triton.cdiv(K, columns))
-        row_sum_kernel[grid](
-            partial, out, R, K, edge, ROWS=power_of_2(R, 256), COLUMNS=columns, SEGMENTS=segments
+        row_sum_kernel[(triton.cdiv(K, columns), out.shape[1], B)](
+            partial, out, R, K, GROUP=group, ROWS=min(group, 256), COLUMNS=columns
         )
     return out
+
+
+def row_sum(partial: Tensor) -> Tensor:
+    """``[B, R, K] -> [B, K]``, in two launches where there are many rows."""
+    R = partial.shape[1]
+    if R == 0:
+        return partial.new_zeros(partial.shape[0], partial.shape[2])
+    if R > 2 * GROUP:
+        partial = row_groups(partial, GROUP)
+    return row_groups(partial, power_of_2(partial.shape[1], 2**20))[:, 0]
 
 
 @triton.jit
@@ -100,6 +104,8 @@ def split_sum_kernel(
 
 def split_sum(partial: Tensor, *widths: int) -> tuple[Tensor, ...]:
     """Sums over the rows of ``[R, K]``: at most three tensors of ``widths`` columns, together K."""
+    if partial.shape[0] > 2 * GROUP:
+        partial = row_groups(partial[None], GROUP)[0]
     R, K = partial.shape
     outs = tuple(partial.new_empty(width) for width in widths)
     splits = [sum(widths[:i]) for i in range(1, 3)]
@@ -157,7 +163,7 @@ def chunk_sums(x: Tensor, out: Tensor | None, grad: Tensor | None) -> Tensor:
     """The first stage: partial sums ``[N, chunks, C]``."""
     N, C, H, W = x.shape
     channels_last = is_channels_last(x)
-    tile = wide_tile(C, H * W, channels_last)
+    tile = sum_tile(C, H * W, channels_last)
     blocks = triton.cdiv(C, tile.channels)
     tiles, count = chunks(H * W, tile.pixels, REDUCTION_PROGRAMS // max(blocks, 1))
     partial = x.new_empty(N, count, C, dtype=accumulator(x))
@@ -181,7 +187,7 @@ def chunk_sums(x: Tensor, out: Tensor | None, grad: Tensor | None) -> Tensor:
 
 def spatial_sum(x: Tensor) -> Tensor:
     """``[N, C, H, W] -> [N, C]`` in the accumulation dtype."""
-    return row_sum(chunk_sums(x, None, None))[:, 0]
+    return row_sum(chunk_sums(x, None, None))
 
 
 def relu_backward(grad_out: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:

@@ -62,16 +62,25 @@ def upsampled_rows_fwd_kernel(
 
 
 @triton.jit
-def tap_row(row_ptr, stride, inside, near, far, loaded, q, h, H, ACC: tl.constexpr):
-    """One ky's share of A at the position ``q`` of its tap, with the two rows it stands between.
+def tap_row(row_ptr, stride, inside, near, far, loaded, total, i0, w0, w1, h):
+    """Adds one ky's share of A to total: the two low-resolution rows around the position of its tap.
 
-    The rows stay in registers until ``q`` enters another low-resolution row.
+    They stay in registers until the position enters another row; moving on by one loads only one.
     """
-    i0, i1, w0, w1 = tap_weights(q, h, H, ACC)
     if i0 != loaded:
-        near = tl.load(row_ptr + i0 * stride, inside, other=0.0)
-        far = tl.load(row_ptr + i1 * stride, inside, other=0.0)
-    return near, far, i0, w0 * near + w1 * far
+        if i0 == loaded + 1:  # noqa: SIM108 - a branch, not a select
+            near = far
+        else:
+            near = tl.load(row_ptr + i0 * stride, inside, other=0.0)
+        far = tl.load(row_ptr + tl.minimum(i0 + 1, h - 1) * stride, inside, other=0.0)
+    return near, far, i0, total + w0 * near + w1 * far
+
+
+@triton.jit
+def weight_of(i, q, low, high, ACC: tl.constexpr):
+    """The weight with which position ``q`` reads low-resolution position ``i``."""
+    i0, i1, w0, w1 = tap_weights(q, low, high, ACC)
+    return w0 * tl.cast(i0 == i, ACC) + w1 * tl.cast(i1 == i, ACC)
 
 
 @triton.jit
@@ -113,16 +122,19 @@ def upsampled_fwd_kernel(
     row2 = row1 + width
     near0 = tl.zeros([PIXELS, CHANNELS], ACC)
     far0, near1, far1, near2, far2 = near0, near0, near0, near0, near0
-    at0, at1, at2 = -1, -1, -1
+    nowhere: tl.constexpr = -2
+    at0, at1, at2 = nowhere, nowhere, nowhere
+    # Sources of the positions y - 1, y and y + 1 of the three taps; each is computed once.
+    i0, _, u0, v0 = tap_weights(y0 - 1, h, H, ACC)
+    i1, _, u1, v1 = tap_weights(y0, h, H, ACC)
     for y in range(y0, tl.minimum(y0 + ROWS, H)):
-        near0, far0, at0, a0 = tap_row(
-            row0, 3 * width, inside, near0, far0, at0, y - 1, h, H, ACC
-        )
-        near1, far1, at1, a1 = tap_row(row1, 3 * width, inside, near1, far1, at1, y, h, H, ACC)
-        near2, far2, at2, a2 = tap_row(
-            row2, 3 * width, inside, near2, far2, at2, y + 1, h, H, ACC
-        )
-        hidden = tl.maximum(bias + a0 + a1 + a2, 0.0)
+        i2, _, u2, v2 = tap_weights(y + 1, h, H, ACC)
+        a = tl.zeros([PIXELS, CHANNELS], ACC) + bias
+        near0, far0, at0, a = tap_row(row0, 3 * width, inside, near0, far0, at0, a, i0, u0, v0, h)
+        near1, far1, at1, a = tap_row(row1, 3 * width, inside, near1, far1, at1, a, i1, u1, v1, h)
+        near2, far2, at2, a = tap_row(row2, 3 * width, inside, near2, far2, at2, a, i2, u2, v2, h)
+        i0, u0, v0, i1, u1, v1 = i1, u1, v1, i2, u2, v2
+        hidden = tl.maximum(a, 0.0)
         if GATED:
             gate = sigmoid(gate_bias + tl.sum(hidden * gate_weight, axis=1))
             tl.store(out_ptr + (tl.cast(n, tl.int64) * H + y) * W + x, gate, x < W)
@@ -176,19 +188,24 @@ def upsampled_bwd_kernel(
     row2 = row1 + width
     near0 = tl.zeros([PIXELS, CHANNELS], ACC)
     far0, near1, far1, near2, far2 = near0, near0, near0, near0, near0
-    at0, at1, at2 = -1, -1, -1
+    nowhere: tl.constexpr = -2
+    at0, at1, at2 = nowhere, nowhere, nowhere
     grad0, grad1, grad2, bias_sum, weight_sum = near0, near0, near0, near0, near0
     gate_sum = tl.zeros([PIXELS], ACC)
     first, last = gather_range(i, h, H)
-    for y in range(tl.maximum(first - 1, 0), tl.minimum(last + 1, H)):
-        near0, far0, at0, a0 = tap_row(
-            row0, 3 * width, inside, near0, far0, at0, y - 1, h, H, ACC
-        )
-        near1, far1, at1, a1 = tap_row(row1, 3 * width, inside, near1, far1, at1, y, h, H, ACC)
-        near2, far2, at2, a2 = tap_row(
-            row2, 3 * width, inside, near2, far2, at2, y + 1, h, H, ACC
-        )
-        hidden = bias + a0 + a1 + a2
+    y0 = tl.maximum(first - 1, 0)
+    # Sources of the positions y - 1, y and y + 1 of the three taps, and how much they read row i.
+    i0, _, u0, v0 = tap_weights(y0 - 1, h, H, ACC)
+    i1, _, u1, v1 = tap_weights(y0, h, H, ACC)
+    reads0 = weight_of(i, y0 - 1, h, H, ACC)
+    reads1 = weight_of(i, y0, h, H, ACC)
+    for y in range(y0, tl.minimum(last + 1, H)):
+        i2, _, u2, v2 = tap_weights(y + 1, h, H, ACC)
+        reads2 = weight_of(i, y + 1, h, H, ACC)
+        a = tl.zeros([PIXELS, CHANNELS], ACC) + bias
+        near0, far0, at0, a = tap_row(row0, 3 * width, inside, near0, far0, at0, a, i0, u0, v0, h)
+        near1, far1, at1, a = tap_row(row1, 3 * width, inside, near1, far1, at1, a, i1, u1, v1, h)
+        near2, far2, at2, a = tap_row(row2, 3 * width, inside, near2, far2, at2, a, i2, u2, v2, h)
         if GATED:
             at = (tl.cast(n, tl.int64) * H + y) * W + x
             gate = tl.load(gate_ptr + at, x < W, other=0.0)
@@ -199,15 +216,17 @@ def upsampled_bwd_kernel(
                 grad_ptr, n, y * W + x0, c0, H * W, D, PIXELS, CHANNELS, CHANNELS_LAST
             )
             grad = tl.load(pointers, inside, other=0.0).to(ACC)
-        grad = tl.where(hidden > 0, grad, 0.0)
-        grad0 += weight_of(i, y - 1, h, H, ACC) * grad
-        grad1 += weight_of(i, y, h, H, ACC) * grad
-        grad2 += weight_of(i, y + 1, h, H, ACC) * grad
-        owned = tl.cast(at1 == i, ACC)
+        grad = tl.where(a > 0, grad, 0.0)
+        grad0 += reads0 * grad
+        grad1 += reads1 * grad
+        grad2 += reads2 * grad
+        owned = tl.cast(i1 == i, ACC)
         bias_sum += owned * grad
         if GATED:
-            weight_sum += (owned * grad_logit)[:, None] * tl.maximum(hidden, 0.0)
+            weight_sum += (owned * grad_logit)[:, None] * tl.maximum(a, 0.0)
             gate_sum += owned * grad_logit
+        i0, u0, v0, reads0 = i1, u1, v1, reads1
+        i1, u1, v1, reads1 = i2, u2, v2, reads2
     out = grad_rows_ptr + tl.program_id(0).to(tl.int64) * 3 * width + tile
     tl.store(out, grad0, inside)
     tl.store(out + width, grad1, inside)
@@ -220,13 +239,6 @@ def upsampled_bwd_kernel(
         tl.store(out + 2 * D, tl.sum(gate_sum, axis=0), tl.program_id(2) == 0)
     else:
         tl.store(partial_ptr + program * D + d, tl.sum(bias_sum, axis=0), d < D)
-
-
-@triton.jit
-def weight_of(i, q, low, high, ACC: tl.constexpr):
-    """The weight with which position ``q`` reads low-resolution position ``i``."""
-    i0, i1, w0, w1 = tap_weights(q, low, high, ACC)
-    return w0 * tl.cast(i0 == i, ACC) + w1 * tl.cast(i1 == i, ACC)
 
 
 @triton.jit
@@ -285,10 +297,10 @@ def launch_upsampled(
     gated = gate_weight is not None
     if gated:
         channels = power_of_2(D, 8192)
-        pixels = max(1024 // channels, 1)
+        pixels = max(256 // channels, 1)
     elif channels_last:
         channels = power_of_2(D, 256)
-        pixels = 1024 // channels
+        pixels = 256 // channels
     else:
         channels, pixels = 32, 32
     grid = (N * triton.cdiv(H, COLUMN_ROWS), triton.cdiv(W, pixels), triton.cdiv(D, channels))
@@ -307,7 +319,7 @@ def launch_upsampled(
         CHANNELS=channels,
         CHANNELS_LAST=channels_last,
         GATED=gated,
-        num_warps=max(4, pixels * channels // 512),
+        num_warps=max(pixels * channels // 256, 1),
     )
 
 
