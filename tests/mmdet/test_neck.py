@@ -173,6 +173,16 @@ def test_probe_gives_the_gate_of_the_latest_forward() -> None:
     assert not neck.block._forward_hooks
 
 
+def test_mixed_precision_trains() -> None:
+    neck = make_neck()
+    with torch.autocast("cpu", torch.bfloat16), GateProbe(neck) as probe:
+        levels = neck(features())
+    assert levels[0].dtype == torch.bfloat16
+    sum(level.float().square().sum() for level in levels).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in neck.parameters())
+    assert probe.mask().dtype == torch.float32
+
+
 def test_gated_necks_are_found() -> None:
     with_gate = build(small_config(FULL[0]).model)
     without = build(small_config("ablation/cem_aitod.py").model)
