@@ -54,6 +54,7 @@ STYLE = {
     "legend.frameon": False,
 }
 MAX_PANELS = 6
+CAPTION_INCHES = 0.3
 
 
 def draw(folder: Path, environment: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
@@ -72,7 +73,9 @@ def draw(folder: Path, environment: Mapping[str, Any], rows: Sequence[Row]) -> l
             figure = picture(rows)
             if figure is None:
                 continue
-            figure.text(0.01, 0.005, caption, fontsize=6, color="#666666", wrap=True)
+            bottom = CAPTION_INCHES / figure.get_figheight()
+            figure.get_layout_engine().set(rect=(0, bottom, 1, 1 - bottom))
+            figure.text(0.01, 0.2 * bottom, caption, fontsize=6, color="#666666", wrap=True)
             figure.savefig(folder / name)
             plt.close(figure)
             written.append(name)
@@ -97,7 +100,6 @@ def block_times(rows: Sequence[Row]) -> plt.Figure | None:
         panel.remove()
     for panel, (key, members) in zip(panels.flat, groups, strict=False):
         _time_bars(panel, key, members)
-    figure.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))
     return figure
 
 
@@ -163,11 +165,10 @@ def speedups(rows: Sequence[Row]) -> plt.Figure | None:
     panel.set_yticks(range(len(lines)), [label for label, _ in lines], fontsize=7)
     panel.invert_yaxis()
     panel.grid(axis="x")
-    panel.set_title("Speed-up of efpn_kernels (right of 1x: we are faster)")
+    _headed(figure, "Speed-up of efpn_kernels (right of 1x: we are faster)")
     named = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
     panel.legend(named.values(), named.keys(), ncols=3, loc="upper left", fontsize=8,
                  bbox_to_anchor=(0, -0.4 / figure.get_figheight()))  # fmt: skip
-    figure.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))
     return figure
 
 
@@ -192,7 +193,6 @@ def loss_throughput(rows: Sequence[Row]) -> plt.Figure | None:
     panel.set_title("DCLoss forward + backward, warm, calls included")
     panel.grid(which="major")
     panel.legend(fontsize=8)
-    figure.get_layout_engine().set(rect=(0, 0.04, 1, 0.96))
     return figure
 
 
@@ -218,13 +218,16 @@ def kept_memory(rows: Sequence[Row]) -> plt.Figure | None:
     panel.margins(x=0.12)
     panel.grid(axis="x")
     panel.set_xlabel("MiB")
-    panel.set_title("Kept for backward: own activations (solid), own inputs and outputs (pale)")
-    figure.get_layout_engine().set(rect=(0, 0.05, 1, 0.95))
+    _headed(figure, "Kept for backward: own activations (solid), own inputs and outputs (pale)")
     return figure
 
 
 def _in_pictures(key: GroupKey) -> bool:
     return key.direction in (FORWARD, TRAINING) and (key.clock, key.cache) in HEADLINE
+
+
+def _headed(figure: plt.Figure, title: str) -> None:
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
 
 
 def _colour(row: Row) -> str:

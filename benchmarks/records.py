@@ -89,8 +89,8 @@ class Row:
         return (self.q75_s - self.q25_s) / self.median_s if self.median_s else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
+        """Plain data; samples with six digits."""
+        return asdict(self) | {"samples_s": [float(f"{value:.6g}") for value in self.samples_s]}
 
 
 @dataclass(frozen=True)
