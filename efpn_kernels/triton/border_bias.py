@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import power_of_2
+from .launch import launch, power_of_2
 
 CLASSES = tl.constexpr(16)
 """The nine classes, padded to a power of two."""
@@ -80,7 +80,9 @@ def border_bias(context: Tensor, weight: Tensor, bias: Tensor, H: int, W: int) -
     D = weight.shape[0]
     border = context.new_empty(N, 3, 3, D)
     if N:
-        border_bias_kernel[(N, triton.cdiv(D, OUTPUTS))](
+        launch(
+            border_bias_kernel,
+            (N, triton.cdiv(D, OUTPUTS)),
             context,
             weight,
             bias,
@@ -182,7 +184,9 @@ def border_bias_backward(
     grad_bias = context.new_empty(D)
     strides = tap_strides(weight)
     if N:
-        border_context_bwd_kernel[(N, triton.cdiv(C, OUTPUTS))](
+        launch(
+            border_context_bwd_kernel,
+            (N, triton.cdiv(C, OUTPUTS)),
             grad_border,
             weight,
             grad_context,
@@ -195,7 +199,9 @@ def border_bias_backward(
             CHANNELS=OUTPUTS,
         )
     channels = power_of_2(C, 128)
-    border_weight_bwd_kernel[(triton.cdiv(D, 2 * OUTPUTS), triton.cdiv(C, channels), 9)](
+    launch(
+        border_weight_bwd_kernel,
+        (triton.cdiv(D, 2 * OUTPUTS), triton.cdiv(C, channels), 9),
         grad_border,
         context,
         grad_weight,

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import accumulator, accumulator_type, is_channels_last, power_of_2, wide_tile
+from .launch import accumulator, accumulator_type, is_channels_last, launch, power_of_2, wide_tile
 from .tile import map_tile
 
 
@@ -65,7 +65,14 @@ def max_pool_kernel(
 
 @triton.jit
 def project_kernel(
-    pooled_ptr, weight_ptr, bias_ptr, context_ptr, C, D, OUTPUTS: tl.constexpr, CHANNELS: tl.constexpr
+    pooled_ptr,
+    weight_ptr,
+    bias_ptr,
+    context_ptr,
+    C,
+    D,
+    OUTPUTS: tl.constexpr,
+    CHANNELS: tl.constexpr,
 ):
     """context ``[N, D] = relu(bias + pooled weight^T)``, Eq. 3."""
     ACC: tl.constexpr = context_ptr.dtype.element_ty
@@ -92,7 +99,9 @@ def pooled_context(p_high: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor
     if N:
         channels_last = is_channels_last(p_high)
         channels = power_of_2(C, 8)
-        max_pool_kernel[(N, triton.cdiv(C, channels))](
+        launch(
+            max_pool_kernel,
+            (N, triton.cdiv(C, channels)),
             p_high,
             pooled,
             index,
@@ -103,8 +112,17 @@ def pooled_context(p_high: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor
             CHANNELS_LAST=channels_last,
             ACC=accumulator_type(p_high),
         )
-        project_kernel[(N, triton.cdiv(D, 8))](
-            pooled, weight, bias, context, C, D, OUTPUTS=8, CHANNELS=power_of_2(C, 256)
+        launch(
+            project_kernel,
+            (N, triton.cdiv(D, 8)),
+            pooled,
+            weight,
+            bias,
+            context,
+            C,
+            D,
+            OUTPUTS=8,
+            CHANNELS=power_of_2(C, 256),
         )
     return context, pooled, index
 
@@ -188,7 +206,9 @@ def pooled_context_backward(
     grad_weight = context.new_empty(D, C)
     grad_bias = context.new_empty(D)
     if N:
-        scatter_pooled_kernel[(N, triton.cdiv(C, 16))](
+        launch(
+            scatter_pooled_kernel,
+            (N, triton.cdiv(C, 16)),
             grad_context,
             context,
             index,
@@ -202,7 +222,9 @@ def pooled_context_backward(
             CHANNELS_LAST=is_channels_last(grad_p_high),
         )
     channels = power_of_2(C, 128)
-    project_bwd_kernel[(triton.cdiv(D, 8), triton.cdiv(C, channels))](
+    launch(
+        project_bwd_kernel,
+        (triton.cdiv(D, 8), triton.cdiv(C, channels)),
         grad_context,
         context,
         pooled,
@@ -250,7 +272,9 @@ def context_add(p_low: Tensor, context: Tensor) -> Tensor:
     if out.numel():
         channels_last = is_channels_last(p_low)
         tile = wide_tile(C, H * W, channels_last)
-        context_add_kernel[(triton.cdiv(H * W, tile.pixels), triton.cdiv(C, tile.channels), N)](
+        launch(
+            context_add_kernel,
+            (triton.cdiv(H * W, tile.pixels), triton.cdiv(C, tile.channels), N),
             p_low,
             context,
             out,

@@ -121,12 +121,12 @@ def conv3x3_kernel(
     if TO_GATE:
         if STORE:
             tl.store(out_ptr + offsets, total.to(out_ptr.dtype.element_ty), tile_inside)
-        total = add_border(
-            total, bias_ptr + n * 9 * D, d, y, x, H, W, D, weight_descriptor.dtype
-        )
+        total = add_border(total, bias_ptr + n * 9 * D, d, y, x, H, W, D, weight_descriptor.dtype)
         gate_weight = tl.load(gate_weight_ptr + d, d < D, other=0.0).to(tl.float32)
         hidden = tl.maximum(total, 0.0)
-        logit = tl.sum(hidden * gate_weight[:, None], axis=0) + tl.load(gate_bias_ptr).to(tl.float32)
+        logit = tl.sum(hidden * gate_weight[:, None], axis=0) + tl.load(gate_bias_ptr).to(
+            tl.float32
+        )
         tl.store(gate_ptr + at, sigmoid(logit), inside)
     else:
         bias = tl.load(bias_ptr + d, d < D, other=0.0).to(tl.float32)
@@ -164,9 +164,7 @@ def launch(
     x_descriptor = TensorDescriptor(
         x, [N, H, W, C], [H * W * C, W * C, C, 1], [1, ROWS, COLUMNS, BLOCK_C]
     )
-    weight_descriptor = TensorDescriptor(
-        weight, [D, 9 * C], [9 * C, 1], [outputs, BLOCK_C]
-    )
+    weight_descriptor = TensorDescriptor(weight, [D, 9 * C], [9 * C, 1], [outputs, BLOCK_C])
     grid = (triton.cdiv(D, outputs), triton.cdiv(H, ROWS) * triton.cdiv(W, COLUMNS), N)
     conv3x3_kernel[grid](
         x_descriptor,

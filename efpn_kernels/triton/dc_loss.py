@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import accumulator, chunks, power_of_2
+from .launch import accumulator, chunks, launch, power_of_2
 from .tile import sigmoid
 
 BLOCK = 2048
@@ -140,7 +140,7 @@ def dc_loss_sum_kernel(
         tl.store(grad_delta_ptr, tl.sum(tl.load(partial + 2, inside, other=0.0), axis=0))
 
 
-def launch(
+def launch_dc_loss(
     grad_loss: Tensor | None,
     pred: Tensor,
     target: Tensor,
@@ -164,7 +164,9 @@ def launch(
         block = BLOCK
         tiles, programs = chunks(numel, block, PROGRAMS if reduce or with_grad else numel)
     partial = loss if final else pred.new_empty(programs, 3, dtype=accumulator(pred))
-    dc_loss_kernel[(programs,)](
+    launch(
+        dc_loss_kernel,
+        (programs,),
         grad_loss,
         pred,
         target,
@@ -184,10 +186,12 @@ def launch(
         REDUCE=reduce,
         WITH_GRAD=with_grad,
         FINAL=final,
-        num_warps=8,
+        num_warps=4,
     )
     if not final:
-        dc_loss_sum_kernel[(1,)](
+        launch(
+            dc_loss_sum_kernel,
+            (1,),
             partial,
             loss,
             *gradients[1:],
@@ -225,7 +229,7 @@ def dc_loss(
         dtype = accumulator(pred)
         gradients = tuple(pred.new_empty(0, dtype=t) for t in (pred.dtype, dtype, dtype))
     if reduce or pred.numel():
-        launch(
+        launch_dc_loss(
             None,
             pred,
             target,
@@ -254,7 +258,7 @@ def dc_loss_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of pred, k and delta for an elementwise grad_loss."""
     gradients = new_gradients(pred)
-    launch(
+    launch_dc_loss(
         grad_loss,
         pred,
         target,

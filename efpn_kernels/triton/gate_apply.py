@@ -28,6 +28,7 @@ from .launch import (
     chunks,
     deep_tile,
     is_channels_last,
+    launch,
     power_of_2,
     wide_tile,
 )
@@ -103,7 +104,9 @@ def gate_apply(
     if mask.numel():
         channels_last = is_channels_last(p_low)
         tile = deep_tile(C, H * W, channels_last)
-        gate_apply_kernel[(triton.cdiv(H * W, tile.pixels), N)](
+        launch(
+            gate_apply_kernel,
+            (triton.cdiv(H * W, tile.pixels), N),
             p_low,
             context,
             m_high,
@@ -192,7 +195,9 @@ def launch_mask_apply(
         return
     channels_last = is_channels_last(p_low)
     tile = wide_tile(C, H * W, channels_last)
-    mask_apply_kernel[(triton.cdiv(H * W, tile.pixels), triton.cdiv(C, tile.channels), N)](
+    launch(
+        mask_apply_kernel,
+        (triton.cdiv(H * W, tile.pixels), triton.cdiv(C, tile.channels), N),
         p_low,
         context,
         mask,
@@ -306,7 +311,9 @@ def mask_apply_backward(
     count = triton.cdiv(H * W, tile.pixels * tiles)
     partial = None if context is None else context.new_empty(N, count, C)
     if p_low.numel():
-        mask_apply_bwd_kernel[(count, N)](
+        launch(
+            mask_apply_bwd_kernel,
+            (count, N),
             grad_x,
             p_low,
             context,
@@ -379,7 +386,9 @@ def fuse_backward(
     tiles, count = chunks(H * W, pixels, max(REDUCTION_PROGRAMS // max(N, 1), 1))
     partial = grad_logit.new_empty(N * count, 10)
     if grad_logit.numel():
-        fuse_bwd_kernel[(count, N)](
+        launch(
+            fuse_bwd_kernel,
+            (count, N),
             grad_logit,
             m_high,
             m_low,

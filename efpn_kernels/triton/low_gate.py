@@ -31,6 +31,7 @@ from .launch import (
     chunks,
     gate_tile,
     is_channels_last,
+    launch,
     power_of_2,
     sum_tile,
     wide_tile,
@@ -94,7 +95,9 @@ def low_gate(conv: Tensor, border: Tensor, gate_weight: Tensor, gate_bias: Tenso
     if gate.numel():
         channels_last = is_channels_last(conv)
         tile = gate_tile(D, H * W, channels_last)
-        low_gate_fwd_kernel[(triton.cdiv(H * W, tile.pixels), N)](
+        launch(
+            low_gate_fwd_kernel,
+            (triton.cdiv(H * W, tile.pixels), N),
             conv,
             border,
             gate_weight,
@@ -146,7 +149,9 @@ def border_relu(conv: Tensor, border: Tensor) -> Tensor:
     if out.numel():
         channels_last = is_channels_last(conv)
         tile = wide_tile(D, H * W, channels_last)
-        border_relu_kernel[(triton.cdiv(H * W, tile.pixels), triton.cdiv(D, tile.channels), N)](
+        launch(
+            border_relu_kernel,
+            (triton.cdiv(H * W, tile.pixels), triton.cdiv(D, tile.channels), N),
             conv,
             border,
             out,
@@ -240,11 +245,22 @@ def border_sum_kernel(
         p0 = y * W + x0
         is_left = (x == 0)[:, None]
         is_right = ((x == W - 1) & (x > 0))[:, None]
-        border = tl.where(is_left, left[None, :], tl.where(is_right, right[None, :], middle[None, :]))
+        border = tl.where(
+            is_left, left[None, :], tl.where(is_right, right[None, :], middle[None, :])
+        )
         inside = (x < W)[:, None] & (c < D)[None, :]
         pointers = map_tile(x_ptr, n, p0, c0, HW, D, PIXELS, CHANNELS, CHANNELS_LAST)
         grad_logit, hidden, grad = row_grad(
-            pointers, grad_gate_ptr, gate_ptr, gate_row + x, x, W, border, gate_weight, inside, GATED
+            pointers,
+            grad_gate_ptr,
+            gate_ptr,
+            gate_row + x,
+            x,
+            W,
+            border,
+            gate_weight,
+            inside,
+            GATED,
         )
         middle_sum += tl.sum(tl.where(is_left | is_right, 0.0, grad), axis=0)
         if GATED:
@@ -260,13 +276,31 @@ def border_sum_kernel(
         inside = (c < D)[None, :]
         pointers = map_tile(x_ptr, n, y * W, c0, HW, D, 1, CHANNELS, CHANNELS_LAST)
         _, _, grad = row_grad(
-            pointers, grad_gate_ptr, gate_ptr, gate_row + x, x, W, left[None, :], gate_weight, inside, GATED
+            pointers,
+            grad_gate_ptr,
+            gate_ptr,
+            gate_row + x,
+            x,
+            W,
+            left[None, :],
+            gate_weight,
+            inside,
+            GATED,
         )
         tl.store(out + SEGMENTS * D, tl.sum(grad, axis=0), c < D)
         x += W - 1
         pointers = map_tile(x_ptr, n, y * W + W - 1, c0, HW, D, 1, CHANNELS, CHANNELS_LAST)
         _, _, grad = row_grad(
-            pointers, grad_gate_ptr, gate_ptr, gate_row + x, x, W, right[None, :], gate_weight, inside, GATED
+            pointers,
+            grad_gate_ptr,
+            gate_ptr,
+            gate_row + x,
+            x,
+            W,
+            right[None, :],
+            gate_weight,
+            inside,
+            GATED,
         )
         grad = tl.where(W > 1, grad, 0.0)
         tl.store(out + (SEGMENTS + 1) * D, tl.sum(grad, axis=0), c < D)
@@ -327,7 +361,9 @@ def launch_border_sum(
         return sums.zero_(), gate_partial
     partial = x.new_empty(N, H, segments + 2, D, dtype=dtype)
     align = alignment(W)
-    border_sum_kernel[(N * H * segments, triton.cdiv(D, tile.channels))](
+    launch(
+        border_sum_kernel,
+        (N * H * segments, triton.cdiv(D, tile.channels)),
         grad_gate,
         gate,
         x,
@@ -349,8 +385,16 @@ def launch_border_sum(
         num_warps=tile.warps,
     )
     channels = power_of_2(D, 16)
-    class_sum_kernel[(triton.cdiv(D, channels), N, 9)](
-        partial, sums, H, D, SEGMENTS=segments, ROWS=256, CHANNELS=channels
+    launch(
+        class_sum_kernel,
+        (triton.cdiv(D, channels), N, 9),
+        partial,
+        sums,
+        H,
+        D,
+        SEGMENTS=segments,
+        ROWS=256,
+        CHANNELS=channels,
     )
     return sums, gate_partial
 

@@ -23,6 +23,7 @@ from .launch import (
     accumulator,
     chunks,
     is_channels_last,
+    launch,
     power_of_2,
     sum_tile,
 )
@@ -65,8 +66,16 @@ def row_groups(partial: Tensor, group: int) -> Tensor:
     out = partial.new_empty(B, triton.cdiv(R, group), K)
     if out.numel():
         columns = power_of_2(K, 16)
-        row_sum_kernel[(triton.cdiv(K, columns), out.shape[1], B)](
-            partial, out, R, K, GROUP=group, ROWS=min(group, 256), COLUMNS=columns
+        launch(
+            row_sum_kernel,
+            (triton.cdiv(K, columns), out.shape[1], B),
+            partial,
+            out,
+            R,
+            K,
+            GROUP=group,
+            ROWS=min(group, 256),
+            COLUMNS=columns,
         )
     return out
 
@@ -110,7 +119,9 @@ def split_sum(partial: Tensor, *widths: int) -> tuple[Tensor, ...]:
     outs = tuple(partial.new_empty(width) for width in widths)
     splits = [sum(widths[:i]) for i in range(1, 3)]
     columns = power_of_2(K, 16)
-    split_sum_kernel[(triton.cdiv(K, columns),)](
+    launch(
+        split_sum_kernel,
+        (triton.cdiv(K, columns),),
         partial,
         *(outs + outs[-1:] * 2)[:3],
         R,
@@ -168,7 +179,9 @@ def chunk_sums(x: Tensor, out: Tensor | None, grad: Tensor | None) -> Tensor:
     tiles, count = chunks(H * W, tile.pixels, REDUCTION_PROGRAMS // max(blocks, 1))
     partial = x.new_empty(N, count, C, dtype=accumulator(x))
     if partial.numel():
-        spatial_sum_kernel[(N, count, blocks)](
+        launch(
+            spatial_sum_kernel,
+            (N, count, blocks),
             x,
             out,
             grad,

@@ -30,7 +30,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import is_channels_last, power_of_2
+from .launch import is_channels_last, launch, power_of_2
 from .reduce import split_sum
 from .tile import gather_range, map_tile, sigmoid, tap_weights
 
@@ -277,8 +277,17 @@ def interpolated_rows(taps: Tensor, W: int) -> Tensor:
         channels = power_of_2(D, 256)
         pixels = 1024 // channels
         grid = (N * h * 3, triton.cdiv(W, pixels), triton.cdiv(D, channels))
-        upsampled_rows_fwd_kernel[grid](
-            taps, rows, w, W, D, PIXELS=pixels, CHANNELS=channels, num_warps=4
+        launch(
+            upsampled_rows_fwd_kernel,
+            grid,
+            taps,
+            rows,
+            w,
+            W,
+            D,
+            PIXELS=pixels,
+            CHANNELS=channels,
+            num_warps=4,
         )
     return rows
 
@@ -304,7 +313,9 @@ def launch_upsampled(
     else:
         channels, pixels = 32, 32
     grid = (N * triton.cdiv(H, COLUMN_ROWS), triton.cdiv(W, pixels), triton.cdiv(D, channels))
-    upsampled_fwd_kernel[grid](
+    launch(
+        upsampled_fwd_kernel,
+        grid,
         interpolated_rows(taps, W),
         bias,
         gate_weight,
@@ -364,7 +375,9 @@ def launch_upsampled_backward(
         return torch.zeros_like(taps), partial[:0]
     rows = interpolated_rows(taps, W)
     grad_rows = torch.empty_like(rows)
-    upsampled_bwd_kernel[(N * h, columns, blocks)](
+    launch(
+        upsampled_bwd_kernel,
+        (N * h, columns, blocks),
         grad,
         gate,
         rows,
@@ -383,8 +396,17 @@ def launch_upsampled_backward(
         num_warps=4,
     )
     grad_taps = torch.empty_like(taps)
-    upsampled_rows_bwd_kernel[(N * h * 3, w, blocks)](
-        grad_rows, grad_taps, w, W, D, PIXELS=8, CHANNELS=channels, num_warps=4
+    launch(
+        upsampled_rows_bwd_kernel,
+        (N * h * 3, w, blocks),
+        grad_rows,
+        grad_taps,
+        w,
+        W,
+        D,
+        PIXELS=8,
+        CHANNELS=channels,
+        num_warps=4,
     )
     return grad_taps, partial
 
