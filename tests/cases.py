@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -177,8 +177,13 @@ class Problem:
 
     def oracle(self) -> dict[str, Tensor]:
         """The plain function in float64."""
-        tensors = {name: x.detach().double().requires_grad_(x.requires_grad) for name, x in self.tensors.items()}
-        return self._run(self.reference, tensors, None if self.grad_out is None else self.grad_out.double())
+        tensors = {
+            name: x.detach().double().requires_grad_(x.requires_grad)
+            for name, x in self.tensors.items()
+        }
+        return self._run(
+            self.reference, tensors, None if self.grad_out is None else self.grad_out.double()
+        )
 
     def _run(
         self, function: Callable[..., Tensor], tensors: dict[str, Tensor], grad_out: Tensor | None

@@ -50,10 +50,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: a real size; a few seconds each")
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrise over the backends whatever asks for ``backend``."""
     if "backend" not in metafunc.fixturenames:
@@ -87,6 +83,12 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """Every fused call of the test runs on this backend."""
     with use_backend(request.param.name):
         yield request.param
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_threads() -> None:
+    """Enough to divide the work; more only wait for each other on shapes as small as these."""
+    torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
 @pytest.fixture(autouse=True)

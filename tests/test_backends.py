@@ -51,7 +51,7 @@ def test_context_is_left_by_an_exception_too() -> None:
 
 @pytest.mark.parametrize("name", ["gpu", "CPU", "", None])
 def test_unknown_name(name: str) -> None:
-    with pytest.raises(ValueError, match="use_backend: .*'auto'.*'triton'") as caught:
+    with pytest.raises(ValueError, match=r"use_backend: .*'auto'.*'triton'") as caught:
         use_backend(name)
     assert repr(name) in str(caught.value)
     assert current_backend() == "auto"
@@ -150,7 +150,7 @@ def test_explain_with_bad_arguments() -> None:
         explain("cem")
     with pytest.raises(TypeError, match="float"):
         explain(torch.zeros(1), 1.0)
-    with pytest.raises(ValueError, match="'efpn_bs'.*got 'conv'"):
+    with pytest.raises(ValueError, match=r"'efpn_bs'.*got 'conv'"):
         explain("conv", torch.zeros(1))
 
 

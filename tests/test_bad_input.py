@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -89,11 +90,8 @@ def test_bad_parameters(operator: str, name: str) -> None:
                 fragments = fragments[1:]
             # Sizes that disagree with low_gate_weight's may be noticed at the first one of them.
             owner = "_weight" if parameter == "low_gate_weight" else f"{parameter}: "
-            assert_raises(
-                exception,
-                (owner, *fragments),
-                lambda: getattr(functional, operator)(*wrong.values()),
-            )
+            call = partial(getattr(functional, operator), *wrong.values())
+            assert_raises(exception, (owner, *fragments), call)
 
 
 @pytest.mark.usefixtures("no_kernel_runs")
@@ -145,9 +143,7 @@ def test_bad_loss(bad: tuple[str, Change | Any, type[Exception], tuple[str, ...]
     tensors = loss_problem(LossCase((33, 4), weight="full")).tensors
     arguments: dict[str, Any] = {n: x.detach() for n, x in tensors.items()}
     arguments[name] = change(arguments[name]) if callable(change) else change
-    assert_raises(
-        exception, (f"{name}: ", *fragments), lambda: functional.dc_loss(**arguments)
-    )
+    assert_raises(exception, (f"{name}: ", *fragments), lambda: functional.dc_loss(**arguments))
 
 
 @pytest.mark.usefixtures("no_kernel_runs")
@@ -207,9 +203,7 @@ def test_modules_raise_what_functions_raise() -> None:
         ("project_weight: ", "(4, 5, 1, 1)", "(4, 3, 1, 1)"),
         lambda: block(p_low, torch.zeros(1, 5, 2, 2)),
     )
-    assert_raises(
-        TypeError, ("p_high: ", "torch.float64"), lambda: block(p_low, p_high.double())
-    )
+    assert_raises(TypeError, ("p_high: ", "torch.float64"), lambda: block(p_low, p_high.double()))
     assert_raises(
         TypeError,
         ("project_weight: ", "(torch.float64)", "torch.float32"),

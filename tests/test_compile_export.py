@@ -10,7 +10,6 @@ from accuracy import complaint
 from cases import BLOCK_OPERATORS, LAYOUTS, LossCase, block_problem, case, loss_problem
 from conftest import Backend
 from torch import Tensor, nn
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from efpn_kernels import EFPNBS, DCLoss, backends, functional, reference
@@ -53,12 +52,11 @@ def fresh_compiler() -> None:
 @pytest.mark.parametrize("gate_channels", [1, 6])
 def test_compiles_without_a_break_and_for_every_size(backend: Backend, gate_channels: int) -> None:
     model = Model(gate_channels).to(backend.device)
-    counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
-    for n, size in ((2, (9, 10)), (3, (12, 7)), (4, (5, 31))):
-        inputs = maps(backend.device, n, size)
-        torch.testing.assert_close(step(compiled, *inputs), step(model, *inputs))
-    assert counter.frame_count == 1, "compiled again for another size"
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for n, size in ((2, (9, 10)), (3, (12, 7)), (4, (5, 31))):
+            inputs = maps(backend.device, n, size)
+            torch.testing.assert_close(step(compiled, *inputs), step(model, *inputs))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -109,9 +107,9 @@ def test_export(backend: Backend, gate_channels: int) -> None:
 def test_export_of_plain_pytorch_needs_no_operator_of_ours() -> None:
     block = reference.EFPNBS(7, 6).eval()
     program = torch.export.export(block, maps("cpu"))
-    targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
-    assert targets
-    assert all(target.startswith("aten.") for target in targets)
+    targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert "aten.conv2d.default" in targets
+    assert not any("efpn" in target for target in targets)
 
 
 @pytest.mark.parametrize("operator", BLOCK_OPERATORS)
@@ -154,6 +152,11 @@ def test_autocast_leaves_float64_alone(backend: Backend) -> None:
         assert problem.fused()["out"].equal(expected)
 
 
+def significant_strides(x: Tensor) -> tuple[int, ...]:
+    """Those of dimensions that have a second element."""
+    return tuple(stride for size, stride in zip(x.shape, x.stride(), strict=True) if size > 1)
+
+
 def as_fake(mode: FakeTensorMode, x: Any) -> Any:
     return mode.from_tensor(x) if isinstance(x, Tensor) else x
 
@@ -180,7 +183,8 @@ def test_fake_strides_are_the_real_ones(
     for result, expected in real.items():
         got = fake[result]
         assert (got.shape, got.dtype) == (expected.shape, expected.dtype), result
-        assert got.stride() == expected.stride(), f"{result}: {got.stride()}"
+        strides = (significant_strides(x) for x in (got, expected))
+        assert len(set(strides)) == 1, f"{result}: {got.stride()}, really {expected.stride()}"
 
 
 def block_arguments(operator: str, name: str, layout: str, device: str) -> tuple[str, tuple]:

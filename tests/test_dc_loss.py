@@ -65,9 +65,9 @@ def test_gradients_accumulate(backend: Backend) -> None:
     target = torch.zeros_like(pred)
     for _ in range(3):
         functional.dc_loss(pred, target, *parameters(backend.device)).backward()
-    once = torch.autograd.grad(
-        functional.dc_loss(pred, target, *parameters(backend.device)), pred
-    )[0]
+    once = torch.autograd.grad(functional.dc_loss(pred, target, *parameters(backend.device)), pred)[
+        0
+    ]
     torch.testing.assert_close(pred.grad, 3 * once)
 
 

@@ -13,7 +13,9 @@ from efpn_kernels import functional
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_values_and_gradients(backend: Backend, case: Case) -> None:
-    assert_accurate(lambda seed: block_problem("efpn_bs", case, backend.device, seed), 1 if case.slow else DRAWS)
+    assert_accurate(
+        lambda seed: block_problem("efpn_bs", case, backend.device, seed), 1 if case.slow else DRAWS
+    )
 
 
 def test_is_cem_then_fbsm(backend: Backend) -> None:

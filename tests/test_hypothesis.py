@@ -10,8 +10,8 @@ from conftest import Backend
 from efpn_kernels.reference import FORMS, REDUCTIONS
 
 pytest.importorskip("hypothesis")
-from hypothesis import HealthCheck, given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 every_run_the_same = settings(
     max_examples=40,

@@ -150,14 +150,10 @@ def test_mixed_formats(backend: Backend, mixed: str) -> None:
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("operator", BLOCK_OPERATORS)
-def test_result_has_the_format_of_the_low_map(
-    backend: Backend, operator: str, layout: str
-) -> None:
+def test_result_has_the_format_of_the_low_map(backend: Backend, operator: str, layout: str) -> None:
     problem = block_problem(operator, case("non_dividing", layout=layout), backend.device)
     results = problem.fused()
-    memory_format = (
-        torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    )
+    memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     low = "grad_c_low" if operator == "fbsm" else "grad_p_low"
     assert results["out"].is_contiguous(memory_format=memory_format)
     assert results[low].is_contiguous(memory_format=memory_format)

@@ -41,7 +41,8 @@ def twins(name: str, device: str = "cpu") -> tuple[nn.Module, nn.Module]:
 def maps(device: str = "cpu") -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     return tuple(
-        torch.randn(shape, generator=generator).to(device) for shape in ((2, 6, 9, 10), (2, 7, 3, 4))
+        torch.randn(shape, generator=generator).to(device)
+        for shape in ((2, 6, 9, 10), (2, 7, 3, 4))
     )
 
 

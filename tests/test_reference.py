@@ -45,9 +45,7 @@ def test_the_upsample_commutes_with_the_channel_mixing(name: str) -> None:
     taps = torch.einsum("dckl,ncij->nklijd", weight, p_high)
     rows, columns = (bilinear_matrix(*pair) for pair in zip(size, p_high.shape[2:], strict=True))
     commuted = bias[:, None, None] + sum(
-        torch.einsum(
-            "yi,xj,nijd->ndyx", shifted(rows, ky), shifted(columns, kx), taps[:, ky, kx]
-        )
+        torch.einsum("yi,xj,nijd->ndyx", shifted(rows, ky), shifted(columns, kx), taps[:, ky, kx])
         for ky in range(3)
         for kx in range(3)
     )
@@ -69,9 +67,7 @@ def test_a_context_is_a_constant_per_border_class(height: int, width: int) -> No
         position = torch.arange(size)[:, None] + torch.arange(3) - 1
         return ((position >= 0) & (position < size)).double()
 
-    border = torch.einsum(
-        "nc,dckl,yk,xl->ndyx", context, weight, inside(height), inside(width)
-    )
+    border = torch.einsum("nc,dckl,yk,xl->ndyx", context, weight, inside(height), inside(width))
     torch.testing.assert_close(F.conv2d(p_low, weight, padding=1) + border, expected)
     classes = {tuple(row) for row in inside(height).tolist()}
     assert len(classes) == min(height, 3)
@@ -112,9 +108,7 @@ def test_text_form_goes_from_squared_to_absolute() -> None:
 def test_exact_derivatives(form: str) -> None:
     """Those that the kernels use, against autograd through Eq. 9-10."""
     error = ERRORS[:: len(ERRORS) // 500].detach().requires_grad_()
-    k, delta = (
-        torch.full_like(error, value, requires_grad=True) for value in (K, DELTA)
-    )
+    k, delta = (torch.full_like(error, value, requires_grad=True) for value in (K, DELTA))
     loss = reference.dc_loss(error, torch.zeros_like(error), k, delta, None, form, "none")
     slopes = torch.autograd.grad(loss.sum(), (error, k, delta))
     with torch.no_grad():

@@ -1,0 +1,46 @@
+"""The numerics rule: our error against float64 is at most 1.25 times eager's, plus one unit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from accuracy import assert_rule
+from cases import BLOCK_OPERATORS, LAYOUTS, LossCase, block_problem, case, loss_problem
+from conftest import Backend
+
+from efpn_kernels.reference import FORMS
+
+SHAPES = ("per_channel", "odd_channels", "downsampled", "non_dividing", "x8")
+SEEDS = range(100, 112)
+NARROW = (torch.float32, torch.bfloat16, torch.float16)
+every_dtype = pytest.mark.parametrize(
+    "dtype", NARROW, ids=lambda dtype: str(dtype).removeprefix("torch.")
+)
+
+
+@every_dtype
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("operator", BLOCK_OPERATORS)
+def test_blocks(backend: Backend, operator: str, layout: str, dtype: torch.dtype) -> None:
+    names, seeds = (SHAPES[:2], SEEDS[:2]) if backend.interpreted else (SHAPES, SEEDS)
+    if dtype == torch.float16 and backend.device == "cpu":
+        names = SHAPES[:3]  # PyTorch's own convolutions are slow there
+    assert_rule(
+        [
+            block_problem(operator, case(name, dtype, layout), backend.device, seed)
+            for name in names
+            for seed in seeds
+        ]
+    )
+
+
+@every_dtype
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_loss(backend: Backend, reduction: str, form: str, dtype: torch.dtype) -> None:
+    losses = [
+        LossCase(shape, dtype, form, reduction, weight)
+        for shape in ((33, 4), (1000,))
+        for weight in ("none", "full")
+    ]
+    assert_rule([loss_problem(c, backend.device, seed) for c in losses for seed in SEEDS])

@@ -1,0 +1,147 @@
+"""The CUDA library without a GPU: it compiles, and ptxas, symbols and PTX say what we rely on."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "csrc"))
+
+import build_cuda  # noqa: E402
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        build_cuda.find_nvcc() is None,
+        reason="nvcc: none in CUDA_HOME, on the path or in /usr/local/cuda",
+    ),
+]
+
+ARCHITECTURE = "9.0"
+SPILL_OF_A_CALL = 8
+"""Bytes of stack that a kernel may hold around a call of the double-precision division."""
+
+
+class Kernel(NamedTuple):
+    """What ptxas says of a kernel."""
+
+    name: str
+    stack: int
+    registers: int
+    shared: int
+
+    @property
+    def is_double(self) -> bool:
+        return re.search(r"kernelI(?:L[ib]\d+E)*(?:N\S*)?d", self.name) is not None
+
+
+def kernels(log: str) -> Iterator[Kernel]:
+    pattern = re.compile(
+        r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame.*?Used (\d+) registers([^\n]*)",
+        re.DOTALL,
+    )
+    for name, stack, registers, rest in pattern.findall(log):
+        shared = re.search(r"(\d+) bytes smem", rest)
+        yield Kernel(name, int(stack), int(registers), int(shared[1]) if shared else 0)
+
+
+@pytest.fixture(scope="module")
+def library() -> tuple[Path, str]:
+    """The library for one architecture, and what ptxas said. Objects are kept from run to run."""
+    folder = ROOT / "build" / "test_cuda"
+    output = folder / "_cuda.abi3.so"
+    report = build_cuda.build_cuda(output, arch_list=(ARCHITECTURE,), object_dir=folder)
+    return output, str(report["log"])
+
+
+def tool(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_undefined_symbols_are_of_the_stable_abi(library: tuple[Path, str]) -> None:
+    output, _ = library
+    undefined = tool("nm", "-D", "--undefined-only", str(output)).split()
+    names = {name.split("@")[0] for name in undefined if len(name) > 1}
+    torch = {name for name in names if re.search("torch|c10|at_|caffe", name, re.IGNORECASE)}
+    assert torch
+    foreign = {name for name in torch if not re.match("(aoti_)?torch_", name)}
+    assert not foreign
+    assert not {name for name in names if name.startswith(("Py", "_Py", "cuda", "_ZN3c10", "_ZN2at"))}
+
+
+def test_needs_libtorch_cuda(library: tuple[Path, str]) -> None:
+    output, _ = library
+    needed = re.findall(r"NEEDED.*\[(.*)\]", tool("readelf", "-d", str(output)))
+    assert "libtorch_cuda.so" in needed
+    assert not [name for name in needed if name.startswith(("libcudart", "libpython"))]
+
+
+def test_registers_stay_out_of_local_memory(library: tuple[Path, str]) -> None:
+    _, log = library
+    found = list(kernels(log))
+    assert len(found) > 100
+    table = "\n".join(f"{k.registers:4} {k.shared:6} {k.stack:4} {k.name}" for k in sorted(found))
+    print(f"registers, shared bytes, stack bytes\n{table}")
+    in_memory = [k for k in found if k.stack > (SPILL_OF_A_CALL if k.is_double else 0)]
+    assert not in_memory
+
+
+@pytest.mark.parametrize(
+    ("source", "kernel", "loads", "stores"),
+    [
+        ("context", "map_kernel", 4, 4),
+        ("dc_loss", "dc_loss_kernel", 4, 2),
+        ("mask_apply", "gate_bwd_last_kernel", 8, 0),
+        ("low_gate", "low_gate_last_kernel", 4, 0),
+        ("low_gate", "class_sums_last_kernel", 2, 2),
+        ("gate_apply", "gate_apply_last_kernel", 4, 4),
+    ],
+)
+def test_maps_move_in_16_bytes(
+    tmp_path: Path, source: str, kernel: str, loads: int, stores: int
+) -> None:
+    """The bfloat16 kernel's PTX has at least so many 16-byte loads and stores, and no narrower ones
+    of map elements in its vector form."""
+    nvcc = build_cuda.find_nvcc()
+    assert nvcc is not None
+    torch_dir = build_cuda.find_torch()
+    command = build_cuda.nvcc_command(
+        nvcc, build_cuda.SOURCES / f"{source}.cu", tmp_path / "x.ptx", torch_dir, [ARCHITECTURE]
+    )
+    command[command.index("-c")] = "-ptx"
+    build_cuda.run(command)
+    text = (tmp_path / "x.ptx").read_text()
+    bodies = re.findall(r"\.entry (\w+)\((.*?)\n}\n", text, re.DOTALL)
+    wide = [
+        body
+        for name, body in bodies
+        if kernel in name and "bfloat16" in name and ("Li8E" in name)
+    ]
+    assert wide
+    for body in wide:
+        assert len(re.findall(r"ld\.global\S*\.v4\.[bfu]32", body)) >= loads
+        assert len(re.findall(r"st\.global\S*\.v4\.[bfu]32", body)) >= stores
+
+
+def test_refuses_an_architecture_it_cannot_read() -> None:
+    with pytest.raises(ValueError, match="TORCH_CUDA_ARCH_LIST: expected .* got 'Hopper'"):
+        build_cuda.architecture_flags(["Hopper"])
+
+
+def test_architecture_list_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
+    assert build_cuda.architectures() == ("8.0", "9.0+PTX")
+    assert build_cuda.architecture_flags(build_cuda.architectures()) == [
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_90,code=sm_90",
+        "-gencode=arch=compute_90,code=compute_90",
+    ]
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
+    assert build_cuda.architectures() == build_cuda.DEFAULT_ARCHITECTURES
