@@ -40,6 +40,15 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return as_format(F.conv2d(x, weight, bias, padding=1), x)
 
 
+def conv3x3_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``relu(conv3x3(x))``: in cuDNN's epilogue on NVIDIA GPUs, else in place behind the convolution."""
+    if x.is_cuda and torch.version.cuda and x.dtype != torch.float64 and x.numel() > 0:
+        weight = weight.contiguous(memory_format=memory_format(x))
+        out = torch.cudnn_convolution_relu(x, weight, bias, (1, 1), (1, 1), (1, 1), 1)
+        return as_format(out, x)
+    return conv3x3(x, weight, bias).relu_()
+
+
 def conv3x3_backward(
     grad: Tensor, x: Tensor, weight: Tensor, with_bias: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
