@@ -6,8 +6,10 @@ its baselines and writes a report. Each module has one duty:
 ================  ==============================================================================
 ``shapes``        the sizes of the feature maps and of the losses
 ``workload``      what is measured: an operator at one shape, and groups of its measurements
+``plan``          which groups a run measures
 ``baselines``     who is measured: ours, eager, ``torch.compile``, the library floor, a plain copy
 ``accuracy``      the float64 oracle and the rule that a candidate has to meet before it is timed
+``step``          one call of a candidate, as the clocks time it
 ``timers``        clocks for CPU and CUDA
 ``memory``        saved and peak activation memory
 ``harness``       check, warm up, measure interleaved
@@ -16,5 +18,9 @@ its baselines and writes a report. Each module has one duty:
 ``goals``         the project's goals against the rows
 ``report``        Markdown and JSON; ``plots`` the pictures
 ``bench_*``       one operator each, collected by pytest
+``replay``        feeds pytest-benchmark with the samples
+``gpu_check``     build, test and benchmark on a CUDA machine: ``make gpu-check``
+``gpu_kernels``   the single kernels on a GPU
+``readme_table``  the README's measured tables, from the reports
 ================  ==============================================================================
 """

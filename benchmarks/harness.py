@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import quantiles
@@ -14,7 +13,7 @@ from torch import Tensor
 
 import efpn_kernels
 
-from .accuracy import judge, leaves_of, max_error, oracle, output_gradient, run
+from .accuracy import judge, max_error, oracle, run
 from .baselines import Candidate, Entrant, Inputs, build, entrants
 from .memory import Memory, measure_memory
 from .records import (
@@ -29,6 +28,7 @@ from .records import (
     Omission,
     Row,
 )
+from .step import Step
 from .timers import Sample, Sampler, cold_sets, estimate, make_sampler, synchronize
 from .workload import Group, Workload
 
@@ -64,41 +64,6 @@ class Contestant:
     check: Check
     sampler: Sampler
     samples: list[Sample] = field(default_factory=list)
-
-
-class Step:
-    """One call of a candidate in a direction, on the next of its sets of inputs."""
-
-    def __init__(self, candidate: Candidate, sets: list[Inputs], direction: str) -> None:
-        self.module = candidate.module
-        self.backward = direction == TRAINING and candidate.differentiable
-        self.sets = [candidate.adapt(inputs) for inputs in sets]
-        self.leaves = [leaves_of(inputs, candidate.parameters) for inputs in self.sets]
-        # Results live while their set of inputs rests, or their memory would stay in the cache.
-        self.kept: deque[object] = deque(maxlen=len(sets) if len(sets) > 1 else 0)
-        self.turn = 0
-        self.gradients: list[Tensor | None] | None = None
-
-    def forward(self) -> tuple[Tensor, ...]:
-        """The outputs for the next set."""
-        self.turn = (self.turn + 1) % len(self.sets)
-        outputs = self.module(*self.sets[self.turn])
-        return outputs if isinstance(outputs, tuple) else (outputs,)
-
-    def gradient(self, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The gradients of the set in turn."""
-        if self.gradients is None:
-            self.gradients = [output_gradient(output.detach()) for output in outputs]
-        return torch.autograd.grad(outputs, self.leaves[self.turn], self.gradients)
-
-    def __call__(self, split: Callable[[], None]) -> tuple[Tensor, ...]:
-        """Forward, and backward in training."""
-        results = self.forward()
-        if self.backward:
-            split()
-            results = self.gradient(results)
-        self.kept.append(results)
-        return results
 
 
 class Harness:
