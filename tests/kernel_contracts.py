@@ -275,6 +275,27 @@ def dc_loss_backward(
     return gradients(loss, leaves, grad_loss)
 
 
+def dc_loss_terms(
+    pred: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    k: Tensor,
+    delta: Tensor,
+    text_form: bool,
+    scale: float,
+) -> tuple[float, float, float]:
+    """The sums of absolute terms of the loss and of its gradients of k and delta: what rounds."""
+
+    def loss_of(k: Tensor, delta: Tensor) -> Tensor:
+        return dc_loss_elements(pred, target, weight, k, delta, text_form, scale)
+
+    k, delta = k.reshape([]), delta.reshape([])
+    one, zero = torch.ones_like(k), torch.zeros_like(k)
+    loss, grad_k = torch.func.jvp(loss_of, (k, delta), (one, zero))
+    _, grad_delta = torch.func.jvp(loss_of, (k, delta), (zero, one))
+    return tuple(terms.abs().sum().item() for terms in (loss, grad_k, grad_delta))
+
+
 CONTRACTS: dict[str, Callable[..., Results]] = {
     contract.__name__: contract
     for contract in (

@@ -34,12 +34,22 @@ BYTES = {"bfloat16": 2, "float32": 4}
 
 
 @pytest.fixture(scope="module", params=(*NVIDIA, *AMD))
-def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+def compiled(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict]:
     """The rows of the report for one target, made in a process where Triton compiles."""
     file = tmp_path_factory.mktemp("aot") / "report.json"
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     subprocess.run(
-        [sys.executable, "-m", "benchmarks.triton_report", "--targets", request.param, "--json", file],
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.triton_report",
+            "--targets",
+            request.param,
+            "--json",
+            file,
+        ],
         cwd=ROOT,
         env=environment,
         check=True,
