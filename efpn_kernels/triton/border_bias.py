@@ -11,13 +11,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import launch, power_of_2
+from .launch import cdiv, launch, power_of_2
 
 CLASSES = tl.constexpr(16)
 """The nine classes, padded to a power of two."""
 
-OUTPUTS = 4
-"""Output channels of a program."""
+OUTPUTS = 2
+"""Output channels of a program: one warp, so that sums over the input channels stay in it."""
+
+CONTEXT_CHANNELS = 8
+"""Channels of the context that a program of its backward takes."""
 
 
 @triton.jit
@@ -82,7 +85,7 @@ def border_bias(context: Tensor, weight: Tensor, bias: Tensor, H: int, W: int) -
     if N:
         launch(
             border_bias_kernel,
-            (N, triton.cdiv(D, OUTPUTS)),
+            (N, cdiv(D, OUTPUTS)),
             context,
             weight,
             bias,
@@ -94,6 +97,7 @@ def border_bias(context: Tensor, weight: Tensor, bias: Tensor, H: int, W: int) -
             *tap_strides(weight),
             OUTPUTS=OUTPUTS,
             CHANNELS=power_of_2(C, 256),
+            num_warps=1,
         )
     return border
 
@@ -186,7 +190,7 @@ def border_bias_backward(
     if N:
         launch(
             border_context_bwd_kernel,
-            (N, triton.cdiv(C, OUTPUTS)),
+            (N, cdiv(C, CONTEXT_CHANNELS)),
             grad_border,
             weight,
             grad_context,
@@ -195,13 +199,13 @@ def border_bias_backward(
             H,
             W,
             *strides,
-            OUTPUTS=power_of_2(D, 256),
-            CHANNELS=OUTPUTS,
+            OUTPUTS=power_of_2(D, 128),
+            CHANNELS=CONTEXT_CHANNELS,
         )
     channels = power_of_2(C, 128)
     launch(
         border_weight_bwd_kernel,
-        (triton.cdiv(D, 2 * OUTPUTS), triton.cdiv(C, channels), 9),
+        (cdiv(D, 4 * OUTPUTS), cdiv(C, channels), 9),
         grad_border,
         context,
         grad_weight,
@@ -212,7 +216,7 @@ def border_bias_backward(
         H,
         W,
         *strides,
-        OUTPUTS=2 * OUTPUTS,
+        OUTPUTS=4 * OUTPUTS,
         CHANNELS=channels,
     )
     return grad_context, grad_weight, grad_bias

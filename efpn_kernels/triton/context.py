@@ -21,7 +21,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import accumulator, accumulator_type, is_channels_last, launch, power_of_2, wide_tile
+from .launch import (
+    accumulator,
+    accumulator_type,
+    cdiv,
+    is_channels_last,
+    launch,
+    power_of_2,
+    wide_tile,
+)
 from .tile import map_tile
 
 
@@ -101,7 +109,7 @@ def pooled_context(p_high: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor
         channels = power_of_2(C, 8)
         launch(
             max_pool_kernel,
-            (N, triton.cdiv(C, channels)),
+            (N, cdiv(C, channels)),
             p_high,
             pooled,
             index,
@@ -114,7 +122,7 @@ def pooled_context(p_high: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor
         )
         launch(
             project_kernel,
-            (N, triton.cdiv(D, 8)),
+            (N, cdiv(D, 8)),
             pooled,
             weight,
             bias,
@@ -208,7 +216,7 @@ def pooled_context_backward(
     if N:
         launch(
             scatter_pooled_kernel,
-            (N, triton.cdiv(C, 16)),
+            (N, cdiv(C, 16)),
             grad_context,
             context,
             index,
@@ -224,7 +232,7 @@ def pooled_context_backward(
     channels = power_of_2(C, 128)
     launch(
         project_bwd_kernel,
-        (triton.cdiv(D, 8), triton.cdiv(C, channels)),
+        (cdiv(D, 8), cdiv(C, channels)),
         grad_context,
         context,
         pooled,
@@ -274,7 +282,7 @@ def context_add(p_low: Tensor, context: Tensor) -> Tensor:
         tile = wide_tile(C, H * W, channels_last)
         launch(
             context_add_kernel,
-            (triton.cdiv(H * W, tile.pixels), triton.cdiv(C, tile.channels), N),
+            (cdiv(H * W, tile.pixels), cdiv(C, tile.channels), N),
             p_low,
             context,
             out,

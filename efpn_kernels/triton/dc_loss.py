@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import accumulator, chunks, launch, power_of_2
+from .launch import accumulator, cdiv, chunks, launch, power_of_2
 from .tile import sigmoid
 
 BLOCK = 2048
@@ -159,7 +159,7 @@ def launch_dc_loss(
     final = numel <= ONE_PROGRAM or not (reduce or with_grad)
     if numel <= ONE_PROGRAM:
         block, programs = power_of_2(numel, BLOCK), 1
-        tiles = triton.cdiv(numel, block)
+        tiles = cdiv(numel, block)
     else:
         block = BLOCK
         tiles, programs = chunks(numel, block, PROGRAMS if reduce or with_grad else numel)

@@ -25,6 +25,7 @@ from .launch import (
     accumulator,
     accumulator_type,
     both_sums_tile,
+    cdiv,
     chunks,
     deep_tile,
     is_channels_last,
@@ -106,7 +107,7 @@ def gate_apply(
         tile = deep_tile(C, H * W, channels_last)
         launch(
             gate_apply_kernel,
-            (triton.cdiv(H * W, tile.pixels), N),
+            (cdiv(H * W, tile.pixels), N),
             p_low,
             context,
             m_high,
@@ -197,7 +198,7 @@ def launch_mask_apply(
     tile = wide_tile(C, H * W, channels_last)
     launch(
         mask_apply_kernel,
-        (triton.cdiv(H * W, tile.pixels), triton.cdiv(C, tile.channels), N),
+        (cdiv(H * W, tile.pixels), cdiv(C, tile.channels), N),
         p_low,
         context,
         mask,
@@ -308,7 +309,7 @@ def mask_apply_backward(
     tile = both_sums_tile(C, H * W, channels_last)
     one_block = tile.channels >= C
     tiles = 4 if one_block and channels_last else 1
-    count = triton.cdiv(H * W, tile.pixels * tiles)
+    count = cdiv(H * W, tile.pixels * tiles)
     partial = None if context is None else context.new_empty(N, count, C)
     if p_low.numel():
         launch(

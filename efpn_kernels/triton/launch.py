@@ -10,7 +10,6 @@ import math
 from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 from triton.compiler import CompiledKernel
@@ -75,9 +74,14 @@ class Tile(NamedTuple):
     warps: int
 
 
+def cdiv(size: int, step: int) -> int:
+    """The number of steps that cover ``size``."""
+    return -(-size // step)
+
+
 def power_of_2(size: int, limit: int) -> int:
     """The smallest power of two that holds ``size``, at most ``limit``."""
-    return min(triton.next_power_of_2(max(size, 1)), limit)
+    return min(1 << max(size - 1, 0).bit_length(), limit)
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -147,9 +151,9 @@ def both_sums_tile(C: int, HW: int, channels_last: bool) -> Tile:
 
 def chunks(positions: int, tile: int, programs: int) -> tuple[int, int]:
     """Split ``positions`` into at most ``programs`` chunks of whole tiles: ``(tiles each, chunks)``."""
-    tiles = triton.cdiv(positions, tile)
-    each = triton.cdiv(tiles, max(programs, 1))
-    return each, triton.cdiv(tiles, max(each, 1))
+    tiles = cdiv(positions, tile)
+    each = cdiv(tiles, max(programs, 1))
+    return each, cdiv(tiles, max(each, 1))
 
 
 ROW_SEGMENTS = 4

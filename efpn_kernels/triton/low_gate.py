@@ -28,6 +28,7 @@ from .launch import (
     ROW_SEGMENTS,
     accumulator,
     alignment,
+    cdiv,
     chunks,
     gate_tile,
     is_channels_last,
@@ -97,7 +98,7 @@ def low_gate(conv: Tensor, border: Tensor, gate_weight: Tensor, gate_bias: Tenso
         tile = gate_tile(D, H * W, channels_last)
         launch(
             low_gate_fwd_kernel,
-            (triton.cdiv(H * W, tile.pixels), N),
+            (cdiv(H * W, tile.pixels), N),
             conv,
             border,
             gate_weight,
@@ -151,7 +152,7 @@ def border_relu(conv: Tensor, border: Tensor) -> Tensor:
         tile = wide_tile(D, H * W, channels_last)
         launch(
             border_relu_kernel,
-            (triton.cdiv(H * W, tile.pixels), triton.cdiv(D, tile.channels), N),
+            (cdiv(H * W, tile.pixels), cdiv(D, tile.channels), N),
             conv,
             border,
             out,
@@ -363,7 +364,7 @@ def launch_border_sum(
     align = alignment(W)
     launch(
         border_sum_kernel,
-        (N * H * segments, triton.cdiv(D, tile.channels)),
+        (N * H * segments, cdiv(D, tile.channels)),
         grad_gate,
         gate,
         x,
@@ -387,7 +388,7 @@ def launch_border_sum(
     channels = power_of_2(D, 16)
     launch(
         class_sum_kernel,
-        (triton.cdiv(D, channels), N, 9),
+        (cdiv(D, channels), N, 9),
         partial,
         sums,
         H,

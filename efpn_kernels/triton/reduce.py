@@ -21,6 +21,7 @@ from torch import Tensor
 from .launch import (
     REDUCTION_PROGRAMS,
     accumulator,
+    cdiv,
     chunks,
     is_channels_last,
     launch,
@@ -63,12 +64,12 @@ def row_sum_kernel(
 def row_groups(partial: Tensor, group: int) -> Tensor:
     """``[B, R, K] -> [B, cdiv(R, group), K]``."""
     B, R, K = partial.shape
-    out = partial.new_empty(B, triton.cdiv(R, group), K)
+    out = partial.new_empty(B, cdiv(R, group), K)
     if out.numel():
         columns = power_of_2(K, 16)
         launch(
             row_sum_kernel,
-            (triton.cdiv(K, columns), out.shape[1], B),
+            (cdiv(K, columns), out.shape[1], B),
             partial,
             out,
             R,
@@ -121,7 +122,7 @@ def split_sum(partial: Tensor, *widths: int) -> tuple[Tensor, ...]:
     columns = power_of_2(K, 16)
     launch(
         split_sum_kernel,
-        (triton.cdiv(K, columns),),
+        (cdiv(K, columns),),
         partial,
         *(outs + outs[-1:] * 2)[:3],
         R,
@@ -175,7 +176,7 @@ def chunk_sums(x: Tensor, out: Tensor | None, grad: Tensor | None) -> Tensor:
     N, C, H, W = x.shape
     channels_last = is_channels_last(x)
     tile = sum_tile(C, H * W, channels_last)
-    blocks = triton.cdiv(C, tile.channels)
+    blocks = cdiv(C, tile.channels)
     tiles, count = chunks(H * W, tile.pixels, REDUCTION_PROGRAMS // max(blocks, 1))
     partial = x.new_empty(N, count, C, dtype=accumulator(x))
     if partial.numel():

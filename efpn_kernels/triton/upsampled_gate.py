@@ -30,7 +30,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import is_channels_last, launch, power_of_2
+from .launch import cdiv, is_channels_last, launch, power_of_2
 from .reduce import split_sum
 from .tile import gather_range, map_tile, sigmoid, tap_weights
 
@@ -276,7 +276,7 @@ def interpolated_rows(taps: Tensor, W: int) -> Tensor:
     if rows.numel():
         channels = power_of_2(D, 256)
         pixels = 1024 // channels
-        grid = (N * h * 3, triton.cdiv(W, pixels), triton.cdiv(D, channels))
+        grid = (N * h * 3, cdiv(W, pixels), cdiv(D, channels))
         launch(
             upsampled_rows_fwd_kernel,
             grid,
@@ -312,7 +312,7 @@ def launch_upsampled(
         pixels = 256 // channels
     else:
         channels, pixels = 32, 32
-    grid = (N * triton.cdiv(H, COLUMN_ROWS), triton.cdiv(W, pixels), triton.cdiv(D, channels))
+    grid = (N * cdiv(H, COLUMN_ROWS), cdiv(W, pixels), cdiv(D, channels))
     launch(
         upsampled_fwd_kernel,
         grid,
@@ -368,8 +368,8 @@ def launch_upsampled_backward(
     channels_last = is_channels_last(grad)
     channels = power_of_2(D, 256) if gated or channels_last else 32
     pixels = 1024 // channels
-    blocks = triton.cdiv(D, channels)
-    columns = triton.cdiv(W, pixels)
+    blocks = cdiv(D, channels)
+    columns = cdiv(W, pixels)
     partial = taps.new_empty(N * h * columns, 2 * D + 1 if gated else D)
     if grad.numel() == 0:
         return torch.zeros_like(taps), partial[:0]
