@@ -14,7 +14,7 @@ namespace efpn {
 namespace EFPN_ISA {
 
 // Input channels summed in registers before they are added to M: short chains keep the error low.
-constexpr int64_t kDepth = 64;
+constexpr int64_t kDepth = 32;
 
 EFPN_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 

@@ -1,0 +1,229 @@
+"""The CPU's Winograd convolutions with all that is fused into them, kernel by kernel."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import kernel_contracts
+import pytest
+import torch
+import torch.nn.functional as F
+from accuracy import assert_accurate, assert_rule
+from cases import LAYOUTS, Problem
+from torch import Tensor
+
+Size = tuple[int, int, int, int, int]
+
+SIZES: tuple[Size, ...] = (
+    (1, 1, 1, 1, 1),
+    (2, 3, 5, 1, 2),
+    (1, 7, 4, 2, 1),
+    (2, 17, 33, 2, 2),
+    (1, 33, 40, 3, 5),
+    (2, 12, 20, 7, 9),
+    (1, 20, 9, 33, 17),
+    (1, 5, 35, 4, 70),
+    (3, 64, 48, 11, 13),
+    (0, 4, 4, 5, 5),
+)
+"""``N, C, D, H, W``: whole and broken tiles, strips of many rows and images, broken registers."""
+
+WIDE: tuple[Size, ...] = ((1, 64, 64, 26, 25), (2, 128, 64, 14, 18), (1, 96, 160, 20, 15))
+MASKS = ("gate", "map")
+
+
+class LowGate(torch.autograd.Function):
+    """``low_gate_conv`` with its backward."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Tensor) -> Tensor:
+        gate, kept = torch.ops.efpn.low_gate_conv(*args, True)
+        ctx.save_for_backward(gate, kept, *args[:4])
+        return gate
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        return torch.ops.efpn.low_gate_conv_backward(grad.contiguous(), *ctx.saved_tensors)
+
+
+class Refine(torch.autograd.Function):
+    """``refine_conv`` with its backward; context and mask get no gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, p_low: Tensor, weight: Tensor, bias: Tensor, context: Tensor | None, mask: Tensor
+    ) -> Tensor:
+        out = torch.ops.efpn.refine_conv(p_low, context, mask, weight, bias)
+        ctx.save_for_backward(out, p_low, context, mask, weight)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        out, p_low, context, mask, weight = ctx.saved_tensors
+        grad_x, grad_weight, grad_bias = torch.ops.efpn.refine_conv_backward(
+            grad, out, p_low, context, mask, weight
+        )
+        return grad_x * mask, grad_weight, grad_bias, None, None
+
+
+def low_gate(p_low: Tensor, weight: Tensor, border: Tensor, *gate: Tensor) -> Tensor:
+    return kernel_contracts.low_gate(F.conv2d(p_low, weight, padding=1), border, *gate)[0]
+
+
+def refine(
+    p_low: Tensor, weight: Tensor, bias: Tensor, context: Tensor | None, mask: Tensor
+) -> Tensor:
+    context, mask = (None if x is None else x.to(p_low.dtype) for x in (context, mask))
+    x = p_low if context is None else p_low + context[:, :, None, None]
+    return torch.relu(F.conv2d(x * mask, weight, bias, padding=1))
+
+
+class Draw:
+    """Random tensors of a memory format, the same for every format and thread count."""
+
+    def __init__(self, size: Size, layout: str, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(zlib.crc32(f"{size}/{seed}".encode()))
+        self.format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+
+    def __call__(self, *shape: int, scale: float = 1.0) -> Tensor:
+        x = scale * torch.randn(shape, generator=self.generator)
+        return x.contiguous(memory_format=self.format) if x.dim() == 4 else x
+
+    def weight(self, D: int, C: int) -> Tensor:
+        return self(D, C, 3, 3, scale=(9 * C) ** -0.5)
+
+
+def low_gate_problem(size: Size, layout: str, seed: int = 0) -> Problem:
+    N, C, D, H, W = size
+    draw = Draw(size, layout, seed)
+    tensors = {
+        "p_low": draw(N, C, H, W),
+        "weight": draw.weight(D, C),
+        "border": draw(N * 9, D).view(N, 3, 3, D),
+        "gate_weight": draw(D, scale=D**-0.5),
+        "gate_bias": draw(1),
+    }
+    grad = draw(N * H * W).view(N, 1, H, W)
+    leaves = {name: x.requires_grad_() for name, x in tensors.items()}
+    return Problem(LowGate.apply, low_gate, leaves, grad_out=grad)
+
+
+def refine_problem(size: Size, layout: str, mask: str, context: bool, seed: int = 0) -> Problem:
+    N, C, D, H, W = size
+    draw = Draw(size, layout, seed)
+    tensors = {"p_low": draw(N, C, H, W), "weight": draw.weight(D, C), "bias": draw(D)}
+    gate = draw(N * H * W).view(N, 1, H, W) if mask == "gate" else draw(N, C, H, W)
+    added, grad = (draw(N, C) if context else None), draw(N, D, H, W)
+    leaves = {name: x.requires_grad_() for name, x in tensors.items()}
+    return Problem(
+        lambda *args: Refine.apply(*args, added, gate.sigmoid()),
+        lambda *args: refine(*args, added, gate.sigmoid()),
+        leaves,
+        grad_out=grad,
+    )
+
+
+every_layout = pytest.mark.parametrize("layout", LAYOUTS)
+
+
+@every_layout
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: "x".join(map(str, s)))
+class TestValues:
+    def test_low_gate(self, size: Size, layout: str) -> None:
+        assert_accurate(lambda seed: low_gate_problem(size, layout, seed))
+
+    @pytest.mark.parametrize("mask", MASKS)
+    @pytest.mark.parametrize("context", [True, False], ids=["context", "plain"])
+    def test_refine(self, size: Size, layout: str, mask: str, context: bool) -> None:
+        assert_accurate(lambda seed: refine_problem(size, layout, mask, context, seed))
+
+
+@every_layout
+class TestRule:
+    """The error against float64 is at most 1.25 times the library's."""
+
+    def test_low_gate(self, layout: str) -> None:
+        assert_rule([low_gate_problem(s, layout, seed) for s in WIDE for seed in range(6)])
+
+    def test_refine(self, layout: str) -> None:
+        assert_rule(
+            [refine_problem(s, layout, "gate", True, seed) for s in WIDE for seed in range(6)]
+        )
+
+
+@pytest.fixture
+def threads() -> Iterator[list[int]]:
+    present = torch.get_num_threads()
+    yield [1, 2, 3, 5]
+    torch.set_num_threads(present)
+
+
+def problems(size: Size, layout: str) -> list[Problem]:
+    return [low_gate_problem(size, layout), refine_problem(size, layout, "gate", True)]
+
+
+def assert_same_bits(results: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    for name, x in expected.items():
+        assert results[name].equal(x), f"{name}: other bits"
+
+
+@every_layout
+@pytest.mark.parametrize("size", [SIZES[6], SIZES[8], WIDE[0]], ids=str)
+def test_bits_do_not_depend_on_threads(threads: list[int], size: Size, layout: str) -> None:
+    for problem in problems(size, layout):
+        first = problem.fused()
+        for count in (*threads, *threads):
+            torch.set_num_threads(count)
+            assert_same_bits(problem.fused(), first)
+
+
+@pytest.mark.parametrize("size", [SIZES[5], SIZES[8]], ids=str)
+def test_bits_do_not_depend_on_the_format(size: Size) -> None:
+    for contiguous, last in zip(*(problems(size, layout) for layout in LAYOUTS), strict=True):
+        assert_same_bits(last.fused(), contiguous.fused())
+
+
+@every_layout
+def test_formats_of_the_results(layout: str) -> None:
+    for problem in problems((2, 12, 20, 7, 9), layout):
+        results = problem.fused()
+        for name in ("p_low", "weight"):
+            assert results[f"grad_{name}"].stride() == problem.tensors[name].stride()
+    assert results["out"].is_contiguous() == (layout == "contiguous")
+
+
+def test_a_bit_per_activation_is_kept() -> None:
+    tensors = [
+        x.detach() for x in low_gate_problem((2, 16, 64, 9, 11), "contiguous").tensors.values()
+    ]
+    _, kept = torch.ops.efpn.low_gate_conv(*tensors, True)
+    assert kept.nbytes <= 2 * 64 * 9 * 11 / 4
+    gate, nothing = torch.ops.efpn.low_gate_conv(*tensors, False)
+    assert nothing.numel() == 0
+    assert gate.equal(torch.ops.efpn.low_gate_conv(*tensors, True)[0])
+
+
+def test_not_a_number_stays() -> None:
+    problem = refine_problem((1, 8, 8, 12, 12), "contiguous", "gate", True)
+    x = problem.tensors["p_low"].detach().clone()
+    x[0, 3, 5, 6] = float("nan")
+    tensors = {**problem.tensors, "p_low": x.requires_grad_()}
+    out = Problem(
+        problem.functional, problem.reference, tensors, grad_out=problem.grad_out
+    ).fused()["out"]
+    assert out[0, :, 4:7, 5:8].isnan().all()
+    assert not out[0, :, 8:].isnan().any()
+
+
+@pytest.mark.parametrize("instructions", ["portable", "avx2"])
+def test_lesser_instruction_sets(instructions: str) -> None:
+    """The values again, with fewer instructions: they are chosen when the library is first called."""
+    environment = {**os.environ, "EFPN_KERNELS_CPU_CAPABILITY": instructions}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", __file__, "-k", "TestValues"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-4000:]
