@@ -186,7 +186,7 @@ def launch_dc_loss(
         REDUCE=reduce,
         WITH_GRAD=with_grad,
         FINAL=final,
-        num_warps=4,
+        num_warps=8,
     )
     if not final:
         launch(

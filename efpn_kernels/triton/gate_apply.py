@@ -306,9 +306,9 @@ def mask_apply_backward(
     N, C, H, W = p_low.shape
     grad_logit = torch.empty_like(mask)
     channels_last = is_channels_last(p_low)
-    tile = both_sums_tile(C, H * W, channels_last)
+    tile = both_sums_tile(C, H * W, channels_last, over_pixels=context is not None)
     one_block = tile.channels >= C
-    tiles = 4 if one_block and channels_last else 1
+    tiles = 4 if one_block and tile.warps == 1 else 1
     count = cdiv(H * W, tile.pixels * tiles)
     partial = None if context is None else context.new_empty(N, count, C)
     if p_low.numel():

@@ -122,14 +122,6 @@ def deep_tile(C: int, HW: int, channels_last: bool) -> Tile:
     return Tile(pixels, power_of_2(C, 4096 // pixels), 4)
 
 
-def gate_tile(C: int, HW: int, channels_last: bool) -> Tile:
-    """For the low gate: few pixels, so that few tiles touch a border and load it pixel by pixel."""
-    if channels_last:
-        channels = power_of_2(C, 256)
-        return Tile(power_of_2(HW, 2048 // channels), channels, 4)
-    return deep_tile(C, HW, channels_last)
-
-
 def sum_tile(C: int, pixels: int, channels_last: bool) -> Tile:
     """For passes that sum over pixels (of an image or of a row), adding up tile after tile.
 
@@ -142,9 +134,9 @@ def sum_tile(C: int, pixels: int, channels_last: bool) -> Tile:
     return Tile(pixels, power_of_2(C, 4096 // pixels), 4)
 
 
-def both_sums_tile(C: int, HW: int, channels_last: bool) -> Tile:
-    """For passes that sum over channels and over pixels."""
-    if channels_last:
+def both_sums_tile(C: int, HW: int, channels_last: bool, over_pixels: bool) -> Tile:
+    """For passes that sum over channels and, if asked for, over pixels."""
+    if channels_last and over_pixels:
         return sum_tile(C, HW, channels_last)
     return deep_tile(C, HW, channels_last)._replace(warps=8)
 

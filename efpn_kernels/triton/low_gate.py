@@ -30,7 +30,7 @@ from .launch import (
     alignment,
     cdiv,
     chunks,
-    gate_tile,
+    deep_tile,
     is_channels_last,
     launch,
     power_of_2,
@@ -95,7 +95,7 @@ def low_gate(conv: Tensor, border: Tensor, gate_weight: Tensor, gate_bias: Tenso
     gate = border.new_empty(N, 1, H, W)
     if gate.numel():
         channels_last = is_channels_last(conv)
-        tile = gate_tile(D, H * W, channels_last)
+        tile = deep_tile(D, H * W, channels_last)
         launch(
             low_gate_fwd_kernel,
             (cdiv(H * W, tile.pixels), N),

@@ -177,7 +177,7 @@ def chunk_sums(x: Tensor, out: Tensor | None, grad: Tensor | None) -> Tensor:
     channels_last = is_channels_last(x)
     tile = sum_tile(C, H * W, channels_last)
     blocks = cdiv(C, tile.channels)
-    tiles, count = chunks(H * W, tile.pixels, REDUCTION_PROGRAMS // max(blocks, 1))
+    tiles, count = chunks(H * W, tile.pixels, REDUCTION_PROGRAMS // max(N * blocks, 1))
     partial = x.new_empty(N, count, C, dtype=accumulator(x))
     if partial.numel():
         launch(
