@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
@@ -64,7 +66,8 @@ def _launch_on_cpu(config: Config) -> None:
 
 def predict(args: argparse.Namespace) -> None:
     """``efpn predict``: one line of json per image, and pictures."""
-    predictor = Predictor(args.config, args.checkpoint, args.device, args.cfg_options)
+    with redirect_stdout(sys.stderr):  # mmengine prints what it loads
+        predictor = Predictor(args.config, args.checkpoint, args.device, args.cfg_options)
     folder = args.out_dir or (Path("predictions") if args.show_gate else None)
     for result in predict_images(predictor, args.images, args.score_thr, folder, args.show_gate):
         print(json.dumps(result))

@@ -32,7 +32,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 def main(args: Namespace) -> None:
     """Build the data, train, evaluate before and after, draw."""
     data = args.out / "data"
-    if not data.exists():
+    if data.exists():
+        _check_seed(data, args.seed)
+    else:
         demo_data.build(data, images=args.images, seed=args.seed)
     config = demo_config(args.out, args.seed, args.epochs)
     runner = Runner.from_cfg(config)
@@ -44,6 +46,12 @@ def main(args: Namespace) -> None:
     print(f"\nAP_0.5 on the test part: {_ap50(untrained)} untrained, {_ap50(trained)} trained")
     print(f"all values: {json.dumps({name: round(value, 4) for name, value in trained.items()})}")
     print(f"checkpoint: {checkpoint}\npictures:   {pictures} in {args.out / 'pictures'}")
+
+
+def _check_seed(data: Path, seed: int) -> None:
+    found = json.loads((data / "train.json").read_text())["info"]["settings"]["seed"]
+    if found != seed:
+        raise ValueError(f"seed: {data} was built with {found}, got {seed}; choose another --out")
 
 
 def demo_config(folder: Path, seed: int, epochs: int | None = None) -> Config:

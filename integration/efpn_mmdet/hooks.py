@@ -72,6 +72,7 @@ class LogEFPNHook(Hook):
             runner.message_hub.update_scalar(f"train/{head}.delta", loss.delta.item())
         for name, probe in self._probes.items():
             runner.message_hub.update_scalar(f"train/{name}.gate", probe.mask().mean().item())
+        self._probes.clear()  # they hold feature maps
 
 
 @HOOKS.register_module()
@@ -84,6 +85,9 @@ class UseDCLossHook(Hook):
     compared with ``find_unused_parameters=True``.
     """
 
+    def __init__(self) -> None:
+        self._watching = ExitStack()
+
     def before_train(self, runner: Runner) -> None:
         """Watch the detector's outputs."""
         model = _bare_model(runner)
@@ -94,12 +98,12 @@ class UseDCLossHook(Hook):
             if parameter.requires_grad
         ]
         if parameters:
-            self._handle = model.register_forward_hook(partial(_add_zero, parameters))
+            handle = model.register_forward_hook(partial(_add_zero, parameters))
+            self._watching.callback(handle.remove)
 
     def after_train(self, runner: Runner) -> None:
         """Stop watching."""
-        if hasattr(self, "_handle"):
-            self._handle.remove()
+        self._watching.close()
 
 
 def _add_zero(parameters: list[Tensor], model: nn.Module, inputs: tuple, outputs: object) -> object:

@@ -20,12 +20,6 @@ from efpn_mmdet import cli, show
 from efpn_mmdet.classes import AITOD
 from efpn_mmdet.demo_run import demo_config, find_configs
 
-LAUNCHER = """
-import sys
-from efpn_mmdet.cli import main
-main(sys.argv[1:])
-"""
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -72,7 +66,7 @@ def test_predict_prints_boxes_and_draws_the_gate(
             *("--show-gate", "--out-dir", str(tmp_path), "--score-thr", "0", "--device", "cpu"),
         ]
     )
-    lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
+    lines = capfd.readouterr().out.splitlines()
     for path, line in zip(images, lines, strict=True):
         result = json.loads(line)
         assert result["image"] == str(path)
@@ -94,12 +88,18 @@ def test_predict_names_a_file_that_is_no_image(trained: dict[str, Path]) -> None
 
 
 def test_launcher_trains_two_processes_on_a_cpu(trained: dict[str, Path], tmp_path: Path) -> None:
-    script = tmp_path / "efpn.py"
-    script.write_text(LAUNCHER)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     arguments = ["train", str(trained["config"]), "--launcher", "pytorch"]
     result = subprocess.run(
-        [*torchrun, "--standalone", str(script), *arguments, "--work-dir", str(tmp_path / "work")],
+        [
+            *torchrun,
+            "--standalone",
+            "-m",
+            "efpn_kernels",
+            *arguments,
+            "--work-dir",
+            str(tmp_path / "work"),
+        ],
         capture_output=True,
         text=True,
     )
@@ -122,6 +122,20 @@ def test_convert_help(data_set: str, capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         cli.main(["convert", data_set, "--help"])
     assert "images" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_demo_from_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    cli.main(["demo", "--out", str(tmp_path), "--images", "5", "--epochs", "1"])
+    out = capfd.readouterr().out
+    assert "AP_0.5 on the test part:" in out
+    assert (tmp_path / "training" / "epoch_1.pth").is_file()
+    document = json.loads((tmp_path / "data" / "test.json").read_text())
+    pictures = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert pictures <= {image["file_name"] for image in document["images"]}
+    assert any("hubble" in name for name in pictures)
+    with pytest.raises(ValueError, match="was built with 0, got 1"):
+        cli.main(["demo", "--out", str(tmp_path), "--seed", "1"])
 
 
 def test_demo_config_reads_and_writes_in_its_folder(tmp_path: Path) -> None:
