@@ -85,9 +85,7 @@ def nvcc_command(
     ]
 
 
-def link_command(
-    nvcc: str, objects: Sequence[Path], output: Path, library_dir: Path
-) -> list[str]:
+def link_command(nvcc: str, objects: Sequence[Path], output: Path, library_dir: Path) -> list[str]:
     """The command that links the objects, against ``libtorch_cuda.so`` of ``library_dir``."""
     return [
         nvcc,
@@ -106,9 +104,7 @@ def torch_cuda_directory(torch_dir: Path, scratch: Path) -> tuple[Path, bool]:
     source = scratch / "stub.c"
     source.write_text("void efpn_kernels_stub(void) {}\n")
     library = scratch / "libtorch_cuda.so"
-    run(
-        ["cc", "-shared", "-fPIC", "-Wl,-soname,libtorch_cuda.so", "-o", str(library), str(source)]
-    )
+    run(["cc", "-shared", "-fPIC", "-Wl,-soname,libtorch_cuda.so", "-o", str(library), str(source)])
     return scratch, True
 
 
@@ -146,7 +142,9 @@ def build_cuda(
     """
     nvcc = find_nvcc()
     if nvcc is None:
-        raise RuntimeError("nvcc: expected in CUDA_HOME, on the path or in /usr/local/cuda, found none")
+        raise RuntimeError(
+            "nvcc: expected in CUDA_HOME, on the path or in /usr/local/cuda, found none"
+        )
     torch_dir = find_torch() if torch_dir is None else torch_dir
     arch_list = architectures() if arch_list is None else tuple(arch_list)
     start = time.perf_counter()

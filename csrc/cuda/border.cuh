@@ -75,7 +75,7 @@ struct ClassSums {
 // summed by border class; `channel` and `pixel` collect a sum for each channel and one over pixels.
 // grid: (N x strips, channel tiles). block: (channel vectors, pixels).
 template <int V, class A, class Body>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     class_sums_last_kernel(const Body body, const MapSize size, const Strips strips,
                            const ClassPartials<A> out) {
   constexpr int U = 2;
@@ -143,13 +143,13 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-constexpr int kPlaneChannels = 4;
+constexpr int kPlaneChannels = 2;
 
 // The same for contiguous maps: a block takes kPlaneChannels channels of a strip, so that what belongs
 // to a pixel is read once for all of them.
 // grid: (N x strips, channel groups). block: 256.
 template <int V, class A, class Body>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     class_sums_plane_kernel(const Body body, const MapSize size, const Strips strips,
                             const ClassPartials<A> out) {
   constexpr int K = kPlaneChannels;

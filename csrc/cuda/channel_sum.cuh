@@ -25,7 +25,7 @@ inline int lanes_for(int64_t vectors, int most) {
 // terms. partial[n, strip, c] gets the sums over a strip of pixels.
 // grid: (N x strips, channel tiles or channels). block: (channel vectors, pixels).
 template <bool channels_last, int V, class A, class Body>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     channel_sums_kernel(const Body body, const MapSize size, const int64_t strip,
                         const unsigned strips, A* __restrict__ partial) {
   constexpr int U = 4;

@@ -55,49 +55,68 @@ __device__ __forceinline__ void write_sums(const DCLoss<T>& a, const Acc<T> (&su
   if (a.grad_delta) *a.grad_delta = sums[2];
 }
 
+template <class T, int V>
+struct Loaded {
+  Storage<T, V> pred, target, weight, grad_loss;
+
+  __device__ __forceinline__ Loaded() = default;
+  __device__ __forceinline__ Loaded(const DCLoss<T>& a, int64_t at)
+      : pred(load_raw<V>(a.pred + at)), target(load_raw<V>(a.target + at)) {
+    if (a.weight) weight = load_raw<V>(a.weight + at);
+    if (a.grad_loss) grad_loss = load_raw<V>(a.grad_loss + at);
+  }
+};
+
+// V elements from `at` on: writes what is wanted of them and adds to the three sums.
+template <int V, class T>
+__device__ __forceinline__ void apply(const DCLoss<T>& a, int64_t at, const Loaded<T, V>& in,
+                                      Acc<T> k, Acc<T> delta, Acc<T> (&sums)[3]) {
+  using A = Acc<T>;
+  Vec<A, V> value, gradient;
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+    const A difference = widen(in.pred.v[v]) - widen(in.target.v[v]);
+    const A error = difference < A(0) ? -difference : difference;
+    const DCLossTerms<A> terms = dc_loss_terms<A>(error, k, delta, a.sign);
+    A factor = a.scale;
+    if (a.weight) factor *= widen(in.weight.v[v]);
+    value[v] = factor * terms.loss;
+    if (a.grad_loss) factor *= widen(in.grad_loss.v[v]);
+    // d|x|/dx is the sign of x: 0 at 0, NaN at NaN (the derivative is NaN there already).
+    const A slope = factor * terms.d_error;
+    gradient[v] = difference == A(0) ? A(0) : (difference < A(0) ? -slope : slope);
+    sums[0] += value[v];
+    sums[1] += factor * terms.d_k;
+    sums[2] += factor * terms.d_delta;
+  }
+  if (a.loss) store(a.loss + at, value);
+  if (a.grad_pred) store(a.grad_pred + at, gradient);
+}
+
+// A block takes `chunk` elements, a multiple of V; the last one also the elements past the last vector.
 template <int V, class T>
 __global__ void __launch_bounds__(kThreads) dc_loss_kernel(const DCLoss<T> a, const int64_t chunk) {
   using A = Acc<T>;
   __shared__ A shared[3 * kThreads / kWarp];
   const A k = a.k.template get<A>(), delta = a.delta.template get<A>();
+  const int64_t vectors_end = a.numel / V * V;
   const int64_t begin = blockIdx.x * chunk;
-  const int64_t end = begin + chunk < a.numel ? begin + chunk : a.numel;
+  const int64_t end = begin + chunk < vectors_end ? begin + chunk : vectors_end;
   A sums[3] = {};
   for (int64_t i = begin + int64_t(threadIdx.x) * V; i < end; i += kUnroll * kThreads * V) {
-    Storage<T, V> pred[kUnroll], target[kUnroll], weight[kUnroll], grad_loss[kUnroll];
+    Loaded<T, V> in[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const int64_t at = i + u * kThreads * V;
-      if (at >= end) break;
-      pred[u] = load_raw<V>(a.pred + at);
-      target[u] = load_raw<V>(a.target + at);
-      if (a.weight) weight[u] = load_raw<V>(a.weight + at);
-      if (a.grad_loss) grad_loss[u] = load_raw<V>(a.grad_loss + at);
+      if (i + u * kThreads * V < end) in[u] = Loaded<T, V>(a, i + u * kThreads * V);
     }
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const int64_t at = i + u * kThreads * V;
-      if (at >= end) break;
-      Vec<A, V> value, gradient;
-#pragma unroll
-      for (int v = 0; v < V; ++v) {
-        const A difference = widen(pred[u].v[v]) - widen(target[u].v[v]);
-        const A error = difference < A(0) ? -difference : difference;
-        const DCLossTerms<A> terms = dc_loss_terms<A>(error, k, delta, a.sign);
-        A factor = a.scale;
-        if (a.weight) factor *= widen(weight[u].v[v]);
-        value[v] = factor * terms.loss;
-        if (a.grad_loss) factor *= widen(grad_loss[u].v[v]);
-        // d|x|/dx is the sign of x: 0 at 0, NaN at NaN (the derivative is NaN there already).
-        const A slope = factor * terms.d_error;
-        gradient[v] = difference == A(0) ? A(0) : (difference < A(0) ? -slope : slope);
-        sums[0] += value[v];
-        sums[1] += factor * terms.d_k;
-        sums[2] += factor * terms.d_delta;
-      }
-      if (a.loss) store(a.loss + at, value);
-      if (a.grad_pred) store(a.grad_pred + at, gradient);
+      if (i + u * kThreads * V < end) apply<V>(a, i + u * kThreads * V, in[u], k, delta, sums);
     }
+  }
+  if (V > 1 && blockIdx.x == gridDim.x - 1 && vectors_end + threadIdx.x < a.numel) {
+    const int64_t i = vectors_end + threadIdx.x;
+    apply<1>(a, i, Loaded<T, 1>(a, i), k, delta, sums);
   }
   block_sum(sums, shared, threadIdx.x, kThreads);
   if (threadIdx.x != 0) return;
@@ -135,9 +154,7 @@ void run(const Stream& stream, DCLoss<T> a) {
     scratch = stream.empty({3, blocks}, kScalarType<Acc<T>>);
     a.partial = data<Acc<T>>(scratch);
   }
-  const bool wide =
-      a.numel % kWidth<T> == 0 &&
-      aligned({a.pred, a.target, a.weight, a.grad_loss, a.loss, a.grad_pred});
+  const bool wide = aligned({a.pred, a.target, a.weight, a.grad_loss, a.loss, a.grad_pred});
   dispatch_width<T>(wide, [&](auto v) {
     stream.launch(dc_loss_kernel<decltype(v)::value, T>, dim3(unsigned(blocks)), dim3(kThreads), a,
                   single ? kSingle : kChunk);

@@ -184,7 +184,7 @@ struct GateBackward {
 // channels_last: groups of `lanes` lanes take pixels in turn; a lane holds J vectors of channels, so that
 // C <= J lanes V. grid: N x strips.
 template <int V, int J, class T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     gate_bwd_last_kernel(const GateBackward<T> a, const int lanes) {
   using A = Acc<T>;
   constexpr int U = J == 1 ? 4 : 1;

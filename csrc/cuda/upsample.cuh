@@ -52,25 +52,26 @@ __device__ __forceinline__ void make_sources(Source<A>* sources, int64_t first, 
 template <class A, int V>
 struct Walk {
   const A* base;
-  int64_t step, tap, last;  // strides of samples and of taps; the last sample
-  int64_t index[3];
+  int64_t step, tap;  // strides of samples and of taps
+  int last;           // sample
+  int index[3];
   Vec<A, V> low[3], high[3];
 
   __device__ __forceinline__ Walk(const A* base, int64_t step, int64_t tap, int64_t samples)
-      : base(base), step(step), tap(tap), last(samples - 1), index{-2, -2, -2} {}
+      : base(base), step(step), tap(tap), last(int(samples) - 1), index{-2, -2, -2} {}
 
   // Adds the taps at the next position `at` to sum; sources[k] belongs to position at + k - 1.
   __device__ __forceinline__ Vec<A, V> next(const Source<A>* sources, Vec<A, V> sum) {
 #pragma unroll
     for (int k = 0; k < 3; ++k) {
       const Source<A> source = sources[k];
-      if (source.index < 0) continue;
-      if (source.index != index[k]) {
+      const int cell = int(source.index);
+      if (cell < 0) continue;
+      if (cell != index[k]) {
         const A* at = base + k * tap;
-        const bool next_cell = source.index == index[k] + 1;
-        low[k] = next_cell ? high[k] : load<V>(at + source.index * step);
-        high[k] = load<V>(at + (source.index < last ? source.index + 1 : last) * step);
-        index[k] = source.index;
+        low[k] = cell == index[k] + 1 ? high[k] : load<V>(at + cell * step);
+        high[k] = load<V>(at + (cell < last ? cell + 1 : last) * step);
+        index[k] = cell;
       }
 #pragma unroll
       for (int v = 0; v < V; ++v) {
@@ -86,18 +87,21 @@ struct Walk {
 template <class A, int V>
 struct Gather {
   A* base;
-  int64_t step, tap, begin, end;
-  int64_t index[3];
+  int64_t step, tap;
+  int begin, end;
+  int index[3];
   Vec<A, V> low[3], high[3];  // for the samples index and index + 1
 
   __device__ __forceinline__ Gather(A* base, int64_t step, int64_t tap, int64_t begin, int64_t end)
-      : base(base), step(step), tap(tap), begin(begin), end(end),
-        index{begin - 1, begin - 1, begin - 1} {
+      : base(base), step(step), tap(tap), begin(int(begin)), end(int(end)) {
 #pragma unroll
-    for (int k = 0; k < 3; ++k) low[k] = high[k] = fill<A, V>(A(0));
+    for (int k = 0; k < 3; ++k) {
+      index[k] = this->begin - 1;
+      low[k] = high[k] = fill<A, V>(A(0));
+    }
   }
 
-  __device__ __forceinline__ void advance(int k, int64_t to) {
+  __device__ __forceinline__ void advance(int k, int to) {
     while (index[k] < to) {
       if (index[k] >= begin) store(base + index[k] * step + k * tap, low[k]);
       low[k] = high[k];
@@ -109,8 +113,9 @@ struct Gather {
 #pragma unroll
     for (int k = 0; k < 3; ++k) {
       const Source<A> source = sources[k];
-      if (source.index < 0 || source.index < begin - 1 || source.index >= end) continue;
-      advance(k, source.index);
+      const int cell = int(source.index);
+      if (cell < 0 || cell < begin - 1 || cell >= end) continue;
+      advance(k, cell);
 #pragma unroll
       for (int v = 0; v < V; ++v) {
         low[k][v] += (A(1) - source.weight) * grad[v];

@@ -33,7 +33,8 @@ struct Gate {
 
 // grid: (column tiles, strips of 8 rows, samples). block: (32 lanes along channels, 4 columns).
 template <int V, class T>
-__global__ void __launch_bounds__(kWarp* kGateWarps) gate_kernel(const Gate<T> a) {
+__global__ void __launch_bounds__(kWarp* kGateWarps, sizeof(T) < 8 ? 5 : 1)
+    gate_kernel(const Gate<T> a) {
   using A = Acc<T>;
   const Level& l = a.level;
   __shared__ Source<A> sources[kGateRows + 2];
