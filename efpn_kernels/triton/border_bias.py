@@ -19,7 +19,7 @@ CLASSES = tl.constexpr(16)
 OUTPUTS = 2
 """Output channels of a program: one warp, so that sums over the input channels stay in it."""
 
-CONTEXT_CHANNELS = 8
+CONTEXT_CHANNELS = 4
 """Channels of the context that a program of its backward takes."""
 
 
@@ -199,7 +199,7 @@ def border_bias_backward(
             H,
             W,
             *strides,
-            OUTPUTS=power_of_2(D, 128),
+            OUTPUTS=power_of_2(D, 256),
             CHANNELS=CONTEXT_CHANNELS,
         )
     channels = power_of_2(C, 128)

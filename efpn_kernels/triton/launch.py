@@ -138,7 +138,8 @@ def both_sums_tile(C: int, HW: int, channels_last: bool, over_pixels: bool) -> T
     """For passes that sum over channels and, if asked for, over pixels."""
     if channels_last and over_pixels:
         return sum_tile(C, HW, channels_last)
-    return deep_tile(C, HW, channels_last)._replace(warps=8)
+    tile = deep_tile(C, HW, channels_last)
+    return tile._replace(warps=8) if over_pixels else tile
 
 
 def chunks(positions: int, tile: int, programs: int) -> tuple[int, int]:
