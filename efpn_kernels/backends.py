@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -60,6 +62,7 @@ def current_backend() -> str:
     return _choice
 
 
+@torch.compiler.assume_constant_result
 def refusal(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """Why ``backend`` cannot run tensors of this device and dtype; None if it can."""
     if backend == "reference":
@@ -83,6 +86,7 @@ def refusal(backend: str, device: torch.device, dtype: torch.dtype) -> str | Non
     return None
 
 
+@lru_cache
 def _architecture_refusal(device: torch.device) -> str | None:
     built = _libraries.cuda_architectures()
     if built is None:
@@ -182,8 +186,6 @@ def _warn_reference(x: Tensor) -> None:
     if key in _warned:
         return
     _warned.add(key)
-    import warnings
-
     reasons = "; ".join(f"{name}: {reason}" for name, reason in explain(x).refused.items())
     warnings.warn(
         f"efpn_kernels runs plain PyTorch for {x.dtype} tensors on {x.device.type} ({reasons}). "

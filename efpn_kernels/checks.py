@@ -90,7 +90,8 @@ def fbsm(
     """The parameters of FBSM, whose hidden and gate channels ``low_gate_weight`` gives."""
     c, c_high = low.shape[1], high.shape[1]
     tensor("low_gate_weight", low_gate_weight)
-    if low_gate_weight.dim() != 4 or low_gate_weight.shape[0] not in (1, c):
+    gates = low_gate_weight.shape[0] if low_gate_weight.dim() == 4 else 0
+    if gates != 1 and gates != c:  # not `in`: a compiler cannot look a symbolic size up in a tuple
         raise ValueError(
             f"low_gate_weight: expected shape [G, D, 1, 1] with G = 1 or the channels of {low_name} "
             f"({c}), got {tuple(low_gate_weight.shape)}"

@@ -15,6 +15,9 @@ from efpn_kernels import use_backend
 # Without it cuBLAS warns in every test that runs with deterministic algorithms.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+# The reference is to be as exact as its dtype: cuDNN would run float32 convolutions in TF32.
+torch.backends.cudnn.allow_tf32 = False
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 

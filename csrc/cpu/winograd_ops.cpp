@@ -86,7 +86,9 @@ std::tuple<Tensor, Tensor> low_gate_conv(Tensor p_low, Tensor weight, Tensor bor
   const WinogradInput in = input_of(p_low);
   const WinogradBlocking& block = winograd_blocking();
   const int64_t D = weight.size(0), pixels = in.N * in.H * in.W;
-  const int64_t kept_bytes = pixels * ((D + block.lanes - 1) / block.lanes) * block.bits;
+  // One bit a lane, in bytes of their own where a register has fewer lanes: the same size, enough for
+  // all, with every instruction set.
+  const int64_t kept_bytes = pixels * ((D + 15) / 16) * 4;
   const Buffer wide_border = pad_to_registers(data<float>(border), in.N * 9, D);
   const Buffer wide_weight = pad_to_registers(data<float>(gate_weight), 1, D);
   const Tensor gate = empty({in.N, 1, in.H, in.W}, ScalarType::Float);

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .kernels import accumulate_dtype
 from .layout import as_format, memory_format
 
 
@@ -40,13 +41,16 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return as_format(F.conv2d(x, weight, bias, padding=1), x)
 
 
-def conv3x3_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``relu(conv3x3(x))``: in cuDNN's epilogue on NVIDIA GPUs, else in place behind the convolution."""
-    if x.is_cuda and torch.version.cuda and x.dtype != torch.float64 and x.numel() > 0:
-        weight = weight.contiguous(memory_format=memory_format(x))
-        out = torch.cudnn_convolution_relu(x, weight, bias, (1, 1), (1, 1), (1, 1), 1)
-        return as_format(out, x)
-    return conv3x3(x, weight, bias).relu_()
+def conv3x3_relu(namespace: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``relu(conv3x3(x, weight) + bias)``; the result has the format of ``x``.
+
+    On a GPU PyTorch adds the bias in a pass of its own, slowly, before that of the ReLU; here one pass
+    of ours does both. cuDNN's fused ReLU would need none, but it turns NaN into 0.
+    """
+    if not x.is_cuda:
+        return conv3x3(x, weight, bias).relu_()
+    border = bias.to(accumulate_dtype(x.dtype)).expand(x.shape[0], 3, 3, -1).contiguous()
+    return getattr(torch.ops, namespace).border_relu(conv3x3(x, weight), border)
 
 
 def conv3x3_backward(

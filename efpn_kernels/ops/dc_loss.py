@@ -51,14 +51,16 @@ def _fake_backward(
     return pred.new_empty(pred.shape), pred.new_empty((), dtype=acc), pred.new_empty((), dtype=acc)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _setup_context(
+    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], hand_out: bool = False
+) -> None:
     pred, target, weight, k, delta, text_form, reduce, scale, with_grad = inputs
     ctx.set_materialize_grads(False)
     ctx.reduce, ctx.with_grad = reduce, with_grad
     ctx.text_form, ctx.scale = text_form, scale
     ctx.k_like, ctx.delta_like = (k.shape, k.dtype), (delta.shape, delta.dtype)
-    ctx.in_place = pred.device.type == "cpu" and not torch.compiler.is_compiling()
-    elements = () if reduce and not ctx.in_place else (pred, target, weight, k, delta)
+    ctx.hand_out = hand_out
+    elements = () if reduce and not hand_out else (pred, target, weight, k, delta)
     gradients = output[1:] if reduce and with_grad else ()
     ctx.save_for_backward(*elements, *gradients)
 
@@ -70,12 +72,12 @@ def _like(grad: Tensor, like: tuple[torch.Size, torch.dtype]) -> Tensor:
 
 def _gradients(kernels: Any, ctx: Any, grad_loss: Tensor) -> tuple[Tensor, ...]:
     saved = ctx.saved_tensors
-    if ctx.reduce and not ctx.in_place:
+    if ctx.reduce and not ctx.hand_out:
         return tuple(g * grad_loss for g in saved)
     elements = saved[:5]
     if ctx.reduce:
-        # A mean or a sum is mostly the root of the graph, where grad_loss is 1. Reading it costs
-        # nothing on a CPU and saves a pass over memory: the first backward hands its tensors out as
+        # A mean or a sum is mostly the root of the graph, where grad_loss is 1. On a CPU reading it
+        # costs nothing and saves a pass over memory: the first backward hands its tensors out as
         # they are (as .data, since the receiver may accumulate into them), later ones recompute.
         if not getattr(ctx, "handed_out", False) and grad_loss.item() == 1:
             ctx.handed_out = True
@@ -113,7 +115,7 @@ class _DCLoss(torch.autograd.Function):
     def forward(ctx: Any, namespace: str, *arguments: Any) -> Tensor:
         with torch._C._AutoDispatchBelowAutograd():
             output = getattr(torch.ops, namespace).dc_loss.default(*arguments)
-        _setup_context(ctx, arguments, output)
+        _setup_context(ctx, arguments, output, hand_out=arguments[0].device.type == "cpu")
         ctx.namespace = namespace
         return output[0]
 

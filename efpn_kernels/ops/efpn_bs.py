@@ -79,7 +79,7 @@ def _fake_of(namespace: str) -> Any:
         if not keep:
             kept = p_low.new_empty(0, dtype=_kept_dtype(namespace, p_low, gates))
         elif gates == 1 and convolution.fused(namespace, "low_gate_conv", p_low):
-            kept = p_low.new_empty((n, height, width, (hidden + 7) // 8), dtype=torch.uint8)
+            kept = p_low.new_empty(n * height * width * ((hidden + 15) // 16) * 4, dtype=torch.uint8)
         else:
             kept = empty_map(p_low, hidden)
         return (empty_map(p_low), *state, *masks, kept)

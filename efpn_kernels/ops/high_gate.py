@@ -17,12 +17,14 @@ from .layout import as_format
 
 def _matrix(weight: Tensor) -> Tensor:
     """``[D, C, 3, 3] -> [9 D, C]``, rows ordered as the taps ``[9, D]``."""
-    return weight.permute(2, 3, 0, 1).reshape(-1, weight.shape[1])
+    d, c = weight.shape[:2]
+    return weight.permute(2, 3, 0, 1).reshape(9 * d, c)
 
 
 def _pixels(p_high: Tensor) -> Tensor:
     """``[N, C, h, w] -> [N h w, C]``."""
-    return p_high.permute(0, 2, 3, 1).reshape(-1, p_high.shape[1])
+    n, c, h, w = p_high.shape
+    return p_high.permute(0, 2, 3, 1).reshape(n * h * w, c)
 
 
 def _product(a: Tensor, b: Tensor, out_dtype: torch.dtype) -> Tensor:
@@ -44,7 +46,7 @@ def taps(p_high: Tensor, weight: Tensor) -> Tensor:
 def taps_backward(grad_taps: Tensor, p_high: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of ``p_high`` (a map of its format and dtype) and of ``weight``."""
     n, c, h, w = p_high.shape
-    grad = grad_taps.view(n * h * w, -1)
+    grad = grad_taps.view(n * h * w, 9 * weight.shape[0])
     if p_high.is_cuda:
         grad = grad.to(p_high.dtype)  # the tensor cores' operands; the sums below are in acc
     acc = accumulate_dtype(p_high.dtype)
@@ -52,7 +54,7 @@ def taps_backward(grad_taps: Tensor, p_high: Tensor, weight: Tensor) -> tuple[Te
     if grad.dtype != pixels.dtype:
         pixels, matrix = pixels.to(acc), matrix.to(acc)
     grad_matrix = _product(grad.t(), pixels, acc)
-    grad_weight = grad_matrix.view(3, 3, -1, c).permute(2, 3, 0, 1)
+    grad_weight = grad_matrix.view(3, 3, weight.shape[0], c).permute(2, 3, 0, 1)
     grad_p_high = (grad @ matrix).to(p_high.dtype).view(n, h, w, c).permute(0, 3, 1, 2)
     return as_format(grad_p_high, p_high), grad_weight.to(weight.dtype).contiguous()
 

@@ -32,7 +32,7 @@ def forward(
         if fused:
             return kernels.refine_conv(p_low, context, mask, refine_weight, refine_bias), mask
         x = kernels.mask_apply(p_low, context, mask)
-    return convolution.conv3x3_relu(x, refine_weight, refine_bias), mask
+    return convolution.conv3x3_relu(namespace, x, refine_weight, refine_bias), mask
 
 
 def refine_backward(
