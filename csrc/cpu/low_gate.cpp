@@ -150,7 +150,7 @@ std::tuple<Tensor, Tensor, Tensor> border_bias_backward(Tensor grad_border, Tens
   const ScalarType acc = context.scalar_type();
   const int64_t N = context.size(0), C = weight.size(1), D = weight.size(0);
   const Tensor grad_context = empty({N, C}, acc);
-  const Tensor grad_weight = empty({D, C, 3, 3}, acc, !weight.is_contiguous());
+  const Tensor grad_weight = zeros({D, C, 3, 3}, acc, !weight.is_contiguous());
   Tensor grad_bias;
   dispatch(weight.scalar_type(), "border_bias_backward", [&](auto zero) {
     using S = decltype(zero);

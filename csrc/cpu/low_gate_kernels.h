@@ -4,16 +4,6 @@
 namespace efpn {
 namespace EFPN_ISA {
 
-// gate <- sigmoid(bias + gate) over [begin, end).
-template <class A>
-void sigmoid_range(A* gate, A bias, int64_t begin, int64_t end) {
-  using V = Vec<A>;
-  int64_t i = begin;
-  for (; i + V::size <= end; i += V::size) store(gate + i, sigmoid(V(bias) + load(gate + i)));
-  const int n = static_cast<int>(end - i);
-  if (n > 0) store(gate + i, sigmoid(V(bias) + load(gate + i, n)), n);
-}
-
 template <class S>
 void low_gate_strip(const LowGateArguments<S>& a, const Strip& strip) {
   using V = Vec<Acc<S>>;
@@ -98,32 +88,33 @@ void border_taps_backward(const A* grad_border, int64_t D, int64_t H, int64_t W,
   }
 }
 
-// For channels c in [begin, end): grad_context[n, c] and grad_weight[:, c, :, :] of all images.
+// For channels c in [begin, end): grad_context[n, c] and grad_weight[:, c, :, :] (zero before) of all
+// images.
 template <class S>
 void border_bias_backward_channels(const BorderArguments<S>& a, const Acc<S>* context,
                                    const Acc<S>* grad_taps, Acc<S>* grad_context,
                                    Acc<S>* grad_weight, int64_t begin, int64_t end) {
   using A = Acc<S>;
-  for (int64_t c = begin; c < end; ++c) {
+  std::vector<double> total(a.N * (end - begin));
+  for (int64_t d = 0; d < a.D; ++d) {
     for (int64_t n = 0; n < a.N; ++n) {
-      double total = 0;
-      for (int64_t d = 0; d < a.D; ++d) {
+      A taps[9];
+      for (int k = 0; k < 9; ++k) taps[k] = grad_taps[(n * 9 + k) * a.D + d];
+      for (int64_t c = begin; c < end; ++c) {
+        const A from = context[n * a.C + c];
         A value = 0;
         for (int k = 0; k < 9; ++k) {
-          value += static_cast<A>(a.weight[a.offset(d, c, k)]) * grad_taps[(n * 9 + k) * a.D + d];
+          const int64_t i = a.offset(d, c, k);
+          value += static_cast<A>(a.weight[i]) * taps[k];
+          grad_weight[i] += from * taps[k];
         }
-        total += value;
+        total[n * (end - begin) + c - begin] += value;
       }
-      grad_context[n * a.C + c] = static_cast<A>(total);
     }
-    for (int64_t d = 0; d < a.D; ++d) {
-      for (int k = 0; k < 9; ++k) {
-        A value = 0;
-        for (int64_t n = 0; n < a.N; ++n) {
-          value += context[n * a.C + c] * grad_taps[(n * 9 + k) * a.D + d];
-        }
-        grad_weight[a.offset(d, c, k)] = value;
-      }
+  }
+  for (int64_t n = 0; n < a.N; ++n) {
+    for (int64_t c = begin; c < end; ++c) {
+      grad_context[n * a.C + c] = static_cast<A>(total[n * (end - begin) + c - begin]);
     }
   }
 }

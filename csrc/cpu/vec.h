@@ -68,14 +68,20 @@ EFPN_INLINE Vec<T> abs(Vec<T> x) {
 }
 
 // Sum of the lanes, pairwise: always in the same order.
+template <int n, class T>
+EFPN_INLINE T sum_lanes(T* lanes) {
+  if constexpr (n == 1) {
+    return lanes[0];
+  } else {
+    for (int i = 0; i < n / 2; ++i) lanes[i] += lanes[i + n / 2];
+    return sum_lanes<n / 2>(lanes);
+  }
+}
 template <class T>
 EFPN_INLINE T sum(Vec<T> x) {
   T lanes[Vec<T>::size];
   std::memcpy(lanes, &x.v, sizeof(lanes));
-  for (int width = Vec<T>::size / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  }
-  return lanes[0];
+  return sum_lanes<Vec<T>::size>(lanes);
 }
 
 // exp to about one unit in the last place on [-87, 88], saturating outside of it; NaN stays NaN.
@@ -195,6 +201,16 @@ template <bool tail, class S>
 EFPN_INLINE void store(S* p, Vec<Acc<S>> x, int n) {
   if constexpr (tail) return store(p, x, n);
   store(p, x);
+}
+
+// x <- sigmoid(bias + x) over [begin, end).
+template <class T>
+EFPN_INLINE void sigmoid_range(T* x, T bias, int64_t begin, int64_t end) {
+  using V = Vec<T>;
+  int64_t i = begin;
+  for (; i + V::size <= end; i += V::size) store(x + i, sigmoid(V(bias) + load(x + i)));
+  const int n = static_cast<int>(end - i);
+  if (n > 0) store(x + i, sigmoid(V(bias) + load(x + i, n)), n);
 }
 
 }  // namespace EFPN_ISA
