@@ -12,7 +12,18 @@ from collections.abc import Callable
 
 import torch
 
-from . import border_bias, context, dc_loss, gate_apply, low_gate, reduce, upsampled_gate
+from . import (
+    border_bias,
+    context,
+    dc_loss,
+    fuse_backward,
+    gate_apply,
+    low_gate,
+    low_gate_backward,
+    reduce,
+    upsampled_gate,
+    upsampled_gate_backward,
+)
 
 KERNELS: tuple[Callable, ...] = (
     context.pooled_context,
@@ -20,20 +31,20 @@ KERNELS: tuple[Callable, ...] = (
     context.context_add,
     reduce.spatial_sum,
     upsampled_gate.upsampled_gate,
-    upsampled_gate.upsampled_gate_backward,
+    upsampled_gate_backward.upsampled_gate_backward,
     upsampled_gate.upsampled_relu,
-    upsampled_gate.upsampled_relu_backward,
+    upsampled_gate_backward.upsampled_relu_backward,
     border_bias.border_bias,
     border_bias.border_bias_backward,
     low_gate.low_gate,
-    low_gate.low_gate_backward,
+    low_gate_backward.low_gate_backward,
     low_gate.border_relu,
-    low_gate.border_sum,
+    low_gate_backward.border_sum,
     gate_apply.gate_apply,
     gate_apply.mask_apply,
     gate_apply.mask_apply_backward,
     gate_apply.mask_merge_,
-    gate_apply.fuse_backward,
+    fuse_backward.fuse_backward,
     reduce.relu_backward,
     dc_loss.dc_loss,
     dc_loss.dc_loss_backward,
