@@ -1,7 +1,12 @@
 // CEM on the CPU, Eq. 2-4: global maximum, projection and ReLU; the sum with the low level.
 //
 // Bytes: pooled_context reads p_high once; context_add reads and writes the low level once,
-// spatial_sum reads it once. Operations: one to three per element. Memory's time is all that is allowed.
+// spatial_sum reads it once. Operations: one to three per element. Memory's time is all that is
+// allowed.
+//
+// Measured (float32, 256 channels, 200 x 200, one thread of a Xeon with AVX-512, contiguous /
+// channels_last, ms): context_add 12 / 12 (torch's p + q: 22 / 23, a copy into old memory: 7 / 7),
+// spatial_sum 3.1 / 3.7, pooled_context 0.05 / 0.04.
 #include "strips.h"
 
 namespace efpn {
@@ -24,7 +29,8 @@ struct ContextGradients {
 namespace efpn {
 namespace {
 
-// Channels of a channels_last map that one task pools: what it reads of a pixel is a few cache lines.
+// Channels of a channels_last map that one task pools: what it reads of a pixel is a few cache
+// lines.
 constexpr int64_t kPoolChannels = 64;
 
 template <class S>
@@ -84,11 +90,16 @@ std::tuple<Tensor, Tensor> pooled_context_backward(Tensor grad_context, Tensor c
       grad_z[i] = data<A>(context)[i] > 0 ? data<A>(grad_context)[i] : A(0);
       bias_total[i % D] += grad_z[i];
     }
-    const ContextGradients<S> a{m.N, m.C, D, grad_z.data(), data<S>(pooled), data<S>(weight),
-                                mutable_data<A>(grad_weight), grad_pooled.data()};
-    parallel(m.C, 32, [&](int64_t begin, int64_t end) {
-      EFPN_CALL(project_backward<S>, a, begin, end);
-    });
+    const ContextGradients<S> a{m.N,
+                                m.C,
+                                D,
+                                grad_z.data(),
+                                data<S>(pooled),
+                                data<S>(weight),
+                                mutable_data<A>(grad_weight),
+                                grad_pooled.data()};
+    parallel(m.C, 32,
+             [&](int64_t begin, int64_t end) { EFPN_CALL(project_backward<S>, a, begin, end); });
     S* grad = mutable_data<S>(grad_p_high);
     for (int64_t i = 0; i < m.N * m.C; ++i) {
       const int64_t n = i / m.C, c = i % m.C, p = data<int32_t>(index)[i];

@@ -79,7 +79,8 @@ void project(const S* weight, const Acc<S>* bias, const S* pooled, int64_t C, Ac
     V dot(Acc<S>(0));
     int64_t c = 0;
     for (; c + V::size <= C; c += V::size) dot += load(w + c) * load(pooled + c);
-    if (c < C) dot += load(w + c, static_cast<int>(C - c)) * load(pooled + c, static_cast<int>(C - c));
+    if (c < C)
+      dot += load(w + c, static_cast<int>(C - c)) * load(pooled + c, static_cast<int>(C - c));
     context[d] = relu(bias[d] + sum(dot));
   }
 }
@@ -91,7 +92,8 @@ void project_backward(const ContextGradients<S>& a, int64_t begin, int64_t end) 
   for (int64_t d = 0; d < a.D; ++d) {
     for (int64_t c = begin; c < end; ++c) {
       A grad = 0;
-      for (int64_t n = 0; n < a.N; ++n) grad += a.grad_z[n * a.D + d] * static_cast<A>(a.pooled[n * a.C + c]);
+      for (int64_t n = 0; n < a.N; ++n)
+        grad += a.grad_z[n * a.D + d] * static_cast<A>(a.pooled[n * a.C + c]);
       a.grad_weight[d * a.C + c] = grad;
       for (int64_t n = 0; n < a.N; ++n) {
         a.grad_pooled[n * a.C + c] += a.grad_z[n * a.D + d] * static_cast<A>(a.weight[d * a.C + c]);

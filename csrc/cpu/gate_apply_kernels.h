@@ -50,8 +50,8 @@ void mask_apply_backward_strip(const Separation<S>& a, const Strip& strip, doubl
 
 // sums: [C], of grad.
 template <class S>
-void relu_backward_strip(const Map& m, const S* grad_out, const S* out, S* grad,
-                         const Strip& strip, double* sums) {
+void relu_backward_strip(const Map& m, const S* grad_out, const S* out, S* grad, const Strip& strip,
+                         double* sums) {
   using V = Vec<Acc<S>>;
   map_pass<S, Pass<1>>(
       m, strip,
@@ -64,10 +64,11 @@ void relu_backward_strip(const Map& m, const S* grad_out, const S* out, S* grad,
       sums);
 }
 
-// ---- the fuse convolution, one channel in, one out -------------------------------------------------
+// ---- the fuse convolution, one channel in, one out
+// -------------------------------------------------
 
-// out[y, x] = bias + sum_k weight[k] padded[y + k / 3, x + k % 3] on rows [y0, y1) of an image, through
-// a sigmoid if `gated`.
+// out[y, x] = bias + sum_k weight[k] padded[y + k / 3, x + k % 3] on rows [y0, y1) of an image,
+// through a sigmoid if `gated`.
 template <class A>
 void conv3x3_rows(const PaddedImages<A>& images, const A* weight, A bias, bool gated,
                   const Strip& strip, A* out) {
@@ -77,7 +78,8 @@ void conv3x3_rows(const PaddedImages<A>& images, const A* weight, A bias, bool g
     A* to = out + (strip.image * images.H + y) * images.W;
     for (int64_t x = 0; x < images.W; x += V::size) {
       V value(bias);
-      for (int k = 0; k < 9; ++k) value += V(weight[k]) * load(top + k / 3 * images.stride + x + k % 3);
+      for (int k = 0; k < 9; ++k)
+        value += V(weight[k]) * load(top + k / 3 * images.stride + x + k % 3);
       if (gated) value = sigmoid(value);
       if (x + V::size <= images.W) {
         store(to + x, value);
@@ -99,7 +101,8 @@ void conv3x3_weight_rows(const PaddedImages<A>& images, const A* grad, const Str
     V taps[9], total(A(0));
     for (V& tap : taps) tap = V(A(0));
     for (int64_t x = 0; x < images.W; x += V::size) {
-      const V g = x + V::size <= images.W ? load(from + x) : load(from + x, static_cast<int>(images.W - x));
+      const V g =
+          x + V::size <= images.W ? load(from + x) : load(from + x, static_cast<int>(images.W - x));
       for (int k = 0; k < 9; ++k) taps[k] += g * load(top + k / 3 * images.stride + x + k % 3);
       total += g;
     }

@@ -3,6 +3,10 @@
 //
 // Bytes: forward reads conv once; backward reads it and writes grad_conv. Operations: three per
 // element forward, six backward. Memory's time is all that is allowed.
+//
+// Measured (float32, 256 channels, 200 x 200, one thread of a Xeon with AVX-512, contiguous /
+// channels_last, ms): low_gate 4.9 / 4.2, low_gate_backward 15 / 15 (torch's p + q: 22 / 23),
+// border_bias 0.1 / 0.2, border_bias_backward 0.5 / 0.5.
 #include "strips.h"
 
 namespace efpn {
@@ -71,8 +75,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> low_gate_backward(Tensor grad_gate, T
     using A = Acc<S>;
     const GateGradient<A> logit(grad_gate, gate);
     const auto weight = accumulated<S>(gate_weight);
-    const LowGateArguments<S> a{m,       data<S>(conv),     data<A>(border),           weight.data(), 0,
-                                nullptr, logit.values.data(), mutable_data<S>(grad_conv)};
+    const LowGateArguments<S> a{m, data<S>(conv), data<A>(border),     weight.data(),
+                                0, nullptr,       logit.values.data(), mutable_data<S>(grad_conv)};
     const Strips strips(m);
     StripSums sums(strips, 9 * 2 * m.C);
     strips.parallel_for_each([&](int64_t i, const Strip& strip) {
@@ -125,8 +129,8 @@ Tensor border_sum(Tensor grad) {
 template <class S>
 BorderArguments<S> border_arguments(const Tensor& context, const Tensor& weight, const Acc<S>* bias,
                                     int64_t H, int64_t W) {
-  return {context.size(0), weight.size(1), weight.size(0), H, W, data<S>(weight), bias,
-          !weight.is_contiguous()};
+  return {context.size(0), weight.size(1), weight.size(0),         H, W,
+          data<S>(weight), bias,           !weight.is_contiguous()};
 }
 
 Tensor border_bias(Tensor context, Tensor weight, Tensor bias, int64_t H, int64_t W) {

@@ -53,7 +53,8 @@ void border_sum_strip(const Map& m, const S* grad, const Strip& strip, double* s
       m, strip, [&](auto at) -> Terms<V, 1> { return {{at.map(grad)}, V(Acc<S>(0))}; }, sums);
 }
 
-// ---- the border's constants: small products of the context with the weights ------------------------
+// ---- the border's constants: small products of the context with the weights
+// ------------------------
 
 // border[cy, cx, d] of one image for channels d in [begin, end).
 template <class S>
@@ -63,13 +64,15 @@ void border_bias_channels(const BorderArguments<S>& a, const Acc<S>* context, Ac
   for (int64_t d = begin; d < end; ++d) {
     A taps[9] = {};
     for (int64_t c = 0; c < a.C; ++c) {
-      for (int k = 0; k < 9; ++k) taps[k] += static_cast<A>(a.weight[a.offset(d, c, k)]) * context[c];
+      for (int k = 0; k < 9; ++k)
+        taps[k] += static_cast<A>(a.weight[a.offset(d, c, k)]) * context[c];
     }
     for (int border_y = 0; border_y < 3; ++border_y) {
       for (int border_x = 0; border_x < 3; ++border_x) {
         A value = a.bias[d];
         for (int k = 0; k < 9; ++k) {
-          if (tap_inside(border_y, k / 3, a.H) && tap_inside(border_x, k % 3, a.W)) value += taps[k];
+          if (tap_inside(border_y, k / 3, a.H) && tap_inside(border_x, k % 3, a.W))
+            value += taps[k];
         }
         border[(3 * border_y + border_x) * a.D + d] = value;
       }
@@ -88,8 +91,8 @@ void border_taps_backward(const A* grad_border, int64_t D, int64_t H, int64_t W,
   }
 }
 
-// For channels c in [begin, end): grad_context[n, c] and grad_weight[:, c, :, :] (zero before) of all
-// images.
+// For channels c in [begin, end): grad_context[n, c] and grad_weight[:, c, :, :] (zero before) of
+// all images.
 template <class S>
 void border_bias_backward_channels(const BorderArguments<S>& a, const Acc<S>* context,
                                    const Acc<S>* grad_taps, Acc<S>* grad_context,

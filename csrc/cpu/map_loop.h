@@ -2,15 +2,15 @@
 // foreach_isa.h.
 //
 // Vectors run along the pixels of a contiguous map and along the channels of a channels_last one. A
-// kernel is written once, as a body that asks its place for values: what is a vector in one format is
-// a broadcast scalar in the other.
+// kernel is written once, as a body that asks its place for values: what is a vector in one format
+// is a broadcast scalar in the other.
 #include "../common/border.h"
 
 namespace efpn {
 namespace EFPN_ISA {
 
-// Where a body stands: up to a vector of elements of the maps, `lanes` of them where `tail`. Lanes past
-// them load as zero.
+// Where a body stands: up to a vector of elements of the maps, `lanes` of them where `tail`. Lanes
+// past them load as zero.
 template <class S, bool channels_last, bool tail>
 struct Place {
   using A = Acc<S>;
@@ -35,8 +35,8 @@ struct Place {
   EFPN_INLINE V table(const A* x) const { return channel(x + row); }
 };
 
-// What a body contributes to the sums over pixels, one or more per channel (and border class), and to
-// the sum over channels per pixel.
+// What a body contributes to the sums over pixels, one or more per channel (and border class), and
+// to the sum over channels per pixel.
 template <class V, int K>
 struct Terms {
   V channel[K > 0 ? K : 1];
@@ -44,11 +44,11 @@ struct Terms {
 };
 
 // The most pixels that are added up in Acc<S> before the sum goes on in double.
-constexpr int64_t kRun = 2048;          // along vectors of pixels
+constexpr int64_t kRun = 2048;            // along vectors of pixels
 constexpr int64_t kChannelsLastRun = 32;  // along single pixels
 
-// Calls f(border class, first pixel, last pixel) for runs of up to `longest` pixels of a strip, within
-// which the class is constant; it is 0 where the pass is not bordered.
+// Calls f(border class, first pixel, last pixel) for runs of up to `longest` pixels of a strip,
+// within which the class is constant; it is 0 where the pass is not bordered.
 template <bool bordered, class F>
 EFPN_INLINE void for_each_run(const Map& m, const Strip& strip, int64_t longest, const F& f) {
   const auto split = [&](int border, int64_t first, int64_t last) {
@@ -88,7 +88,8 @@ void contiguous_pass(const Map& m, const Strip& strip, const Body& body, double*
       const auto step = [&](auto tail, int64_t p, int lanes) {
         constexpr bool kTail = decltype(tail)::value;
         const Place<S, false, kTail> at{(strip.image * m.C + c) * m.pixels() + p, c,
-                                        (strip.image * P::classes + border) * m.C, image + p, lanes};
+                                        (strip.image * P::classes + border) * m.C, image + p,
+                                        lanes};
         const Terms<V, P::K> terms = body(at);
         for (int k = 0; k < P::K; ++k) sums[k] += terms.channel[k];
         if constexpr (P::pixel_sum) {
@@ -112,7 +113,7 @@ void channels_last_pass(const Map& m, const Strip& strip, const Body& body, doub
   const int64_t image = strip.image * m.pixels();
   const int64_t padded = (m.C + V::size - 1) / V::size * V::size;
   std::vector<A> sums(P::K * padded);
-  for_each_run<P::bordered>(m, strip, kChannelsLastRun, [&](int border, int64_t first, int64_t last) {
+  const auto run = [&](int border, int64_t first, int64_t last) {
     std::fill(sums.begin(), sums.end(), A(0));
     for (int64_t p = first; p < last; ++p) {
       V over_channels(A(0));
@@ -135,7 +136,8 @@ void channels_last_pass(const Map& m, const Strip& strip, const Body& body, doub
       double* total = channel_sums + (border * P::K + k) * m.C;
       for (int64_t c = 0; c < m.C; ++c) total[c] += sums[k * padded + c];
     }
-  });
+  };
+  for_each_run<P::bordered>(m, strip, kChannelsLastRun, run);
 }
 
 // body(place) -> Terms. channel_sums: [classes, K, C], zero before; pixel_sums: a gate.

@@ -12,8 +12,8 @@ struct Strip {
 
 // A map cut into strips, by its shape and format alone: no result depends on the number of threads.
 //
-// A strip is some rows with all their channels, or, where a pass over a contiguous map has no sum over
-// channels, a single channel: memory is then walked in order.
+// A strip is some rows with all their channels, or, where a pass over a contiguous map has no sum
+// over channels, a single channel: memory is then walked in order.
 class Strips {
  public:
   explicit Strips(const Map& m, bool sum_over_channels = false)
@@ -47,15 +47,17 @@ class Strips {
   int64_t rows_, per_image_;
 };
 
-// `width` sums per image: what its strips leave in a row each (strips of channels share one, of which
-// each writes its own part), added in order. In double: they are few, and what is added up in float
-// before is short.
+// `width` sums per image: what its strips leave in a row each (strips of channels share one, of
+// which each writes its own part), added in order. In double: they are few, and what is added up in
+// float before is short.
 class StripSums {
  public:
   StripSums(const Strips& strips, int64_t width)
-      : images_(strips.map_.N), rows_(strips.by_channel_ ? 1 : strips.per_image_),
+      : images_(strips.map_.N),
+        rows_(strips.by_channel_ ? 1 : strips.per_image_),
         strips_per_row_(strips.by_channel_ ? std::max<int64_t>(1, strips.per_image_) : 1),
-        width_(width), sums_(images_ * rows_ * width) {}
+        width_(width),
+        sums_(images_ * rows_ * width) {}
 
   double* operator[](int64_t strip) { return sums_.data() + strip / strips_per_row_ * width_; }
 

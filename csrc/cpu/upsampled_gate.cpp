@@ -1,13 +1,19 @@
 // The high gate on the CPU: nine tap maps interpolated, ReLU, 1x1 gate and sigmoid, with nothing of
 // [D, H, W] written; and its adjoint, which recomputes A.
 //
-// Bytes: taps once (they stay in the cache from row to row), the gate once. Operations per output row:
-// 18 w D multiply-adds to interpolate vertically, 7 W D for the pixels; backward, the same twice.
+// Bytes: taps once (they stay in the cache from row to row), the gate once. Operations per output
+// row: 18 w D multiply-adds to interpolate vertically, 7 W D for the pixels; backward, the same
+// twice. At x8 that is 95 million multiply-adds forward: 3 ms of one core are allowed, 10 backward.
+//
+// Measured (float32, D = 256, 25 x 25 to 200 x 200, one thread of a Xeon with AVX-512, CPU ms):
+// upsampled_gate 3.1, upsampled_gate_backward 11; per channel, contiguous / channels_last:
+// upsampled_relu 23 / 13, upsampled_relu_backward 22 / 20.
 #include "tensor.h"
 
 namespace efpn {
 
-// Channels of a backward task. Tasks own their part of grad_taps and walk over all rows of an image.
+// Channels of a backward task. Tasks own their part of grad_taps and walk over all rows of an
+// image.
 constexpr int64_t kBlock = 32;
 
 template <class A>
@@ -27,7 +33,8 @@ class MapRow {
 
   Acc<S>* at(int64_t x) { return values_.data() + x * width_; }
   void read(const S* map, int64_t image, int64_t y) {
-    for_each(image, y, [&](Acc<S>& value, int64_t offset) { value = static_cast<Acc<S>>(map[offset]); });
+    for_each(image, y,
+             [&](Acc<S>& value, int64_t offset) { value = static_cast<Acc<S>>(map[offset]); });
   }
   void write(S* map, int64_t image, int64_t y) {
     for_each(image, y, [&](Acc<S>& value, int64_t offset) { map[offset] = static_cast<S>(value); });
@@ -73,7 +80,7 @@ std::vector<Acc<S>> padded(const Tensor& x) {
 template <class A>
 Upsampling<A> upsampling(const Tensor& taps, int64_t H, int64_t W, const std::vector<A>& bias,
                          const std::vector<A>& gate_weight) {
-  return {taps.size(1), taps.size(2), H,           W,
+  return {taps.size(1), taps.size(2),  H,           W,
           taps.size(4), data<A>(taps), bias.data(), gate_weight.data()};
 }
 
@@ -93,8 +100,8 @@ Tensor upsampled_gate(Tensor taps, Tensor bias, Tensor gate_weight, Tensor gate_
   return gate;
 }
 
-// Calls f(image, first, last, sums) for every image and block of channels, and returns the sums of all
-// images: [2, D], of the gradients of the bias and of the gate's weight.
+// Calls f(image, first, last, sums) for every image and block of channels, and returns the sums of
+// all images: [2, D], of the gradients of the bias and of the gate's weight.
 template <class F>
 std::vector<double> for_each_block(int64_t N, int64_t D, const F& f) {
   const int64_t blocks = blocks_of(D);
@@ -166,8 +173,8 @@ std::tuple<Tensor, Tensor> upsampled_relu_backward(Tensor grad, Tensor taps, Ten
     using A = Acc<S>;
     const auto bias_values = padded<S>(bias);
     const auto u = upsampling<A>(taps, m.H, m.W, bias_values, {});
-    const auto total = for_each_block(
-        m.N, m.C, [&](int64_t image, int64_t first, int64_t last, double* sums) {
+    const auto total =
+        for_each_block(m.N, m.C, [&](int64_t image, int64_t first, int64_t last, double* sums) {
           EFPN_CALL(upsampled_relu_backward_block<S>, u, m, data<S>(grad), image, first, last,
                     mutable_data<A>(grad_taps), sums);
         });

@@ -1,5 +1,5 @@
-// The convolution of an upsampled map from its low-resolution taps, for one instruction set. Include
-// through foreach_isa.h.
+// The convolution of an upsampled map from its low-resolution taps, for one instruction set.
+// Include through foreach_isa.h.
 #include "../common/bilinear.h"
 
 namespace efpn {
@@ -12,7 +12,8 @@ struct Span {
 };
 constexpr int64_t kSpan = 16;  // the most pixels of one
 
-// The spans of a row and the weights of each pixel's six entries, zero for taps outside of the image.
+// The spans of a row and the weights of each pixel's six entries, zero for taps outside of the
+// image.
 template <class A>
 struct Columns {
   std::vector<Span> spans;
@@ -39,17 +40,22 @@ struct Columns {
   }
 };
 
-// Row y of A for channels [first, last), and its adjoint. Bilinear interpolation is separable: first the
-// taps of the (up to six) low rows that output row y reads are summed into a row [w, 3, channels], of
-// which each pixel then sums six entries.
+// Row y of A for channels [first, last), and its adjoint. Bilinear interpolation is separable:
+// first the taps of the (up to six) low rows that output row y reads are summed into a row [w, 3,
+// channels], of which each pixel then sums six entries.
 template <class A>
 class UpsampledRow {
  public:
   using V = Vec<A>;
 
   UpsampledRow(const Upsampling<A>& u, int64_t first, int64_t last)
-      : u_(u), first_(first), last_(last), width_((last - first + V::size - 1) / V::size * V::size),
-        row_(u.w * 3 * width_), grad_row_(row_.size()), columns_(u, width_) {}
+      : u_(u),
+        first_(first),
+        last_(last),
+        width_((last - first + V::size - 1) / V::size * V::size),
+        row_(u.w * 3 * width_),
+        grad_row_(row_.size()),
+        columns_(u, width_) {}
 
   int64_t width() const { return width_; }  // channels, rounded up to whole vectors
 
@@ -58,7 +64,8 @@ class UpsampledRow {
     for_each_vector([&](auto tail, int64_t tap, int64_t entry, int lanes) {
       V value(A(0));
       for (int r = 0; r < rows.count; ++r) {
-        value += V(rows.weight[r]) * load<decltype(tail)::value>(u_.taps + rows.tap[r] + tap, lanes);
+        value +=
+            V(rows.weight[r]) * load<decltype(tail)::value>(u_.taps + rows.tap[r] + tap, lanes);
       }
       store(row_.data() + entry, value);
     });
@@ -76,7 +83,8 @@ class UpsampledRow {
     }
   }
 
-  // The same with a gradient: f returns that of A, and scatter_taps() then passes on what came together.
+  // The same with a gradient: f returns that of A, and scatter_taps() then passes on what came
+  // together.
   template <class F>
   EFPN_INLINE void for_each_backward(const F& f) {
     std::fill(grad_row_.begin(), grad_row_.end(), A(0));
@@ -195,8 +203,9 @@ void upsampled_relu_rows(const Upsampling<Acc<S>>& u, const Map& m, S* out, int6
   }
 }
 
-// One row of an image, backward. source(x, d) is the gradient of relu(A), logit(x) the factor of relu(A)
-// in sums[1]. sums: [2, kBlock], of the gradient of A (which is the bias') and of logit * relu(A).
+// One row of an image, backward. source(x, d) is the gradient of relu(A), logit(x) the factor of
+// relu(A) in sums[1]. sums: [2, kBlock], of the gradient of A (which is the bias') and of logit *
+// relu(A).
 template <class A, class Source, class Logit>
 EFPN_INLINE void upsampled_backward_row(const Upsampling<A>& u, UpsampledRow<A>& row, int64_t image,
                                         int64_t y, int64_t first, A* grad_taps, double* sums,
@@ -240,7 +249,8 @@ void upsampled_relu_backward_block(const Upsampling<Acc<S>>& u, const Map& m, co
     tile.read(grad, image, y);
     upsampled_backward_row(
         u, row, image, y, first, grad_taps, sums,
-        [&](int64_t x, int64_t d) { return load(tile.at(x) + d); }, [](int64_t) { return Acc<S>(0); });
+        [&](int64_t x, int64_t d) { return load(tile.at(x) + d); },
+        [](int64_t) { return Acc<S>(0); });
   }
 }
 
