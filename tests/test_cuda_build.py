@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +67,24 @@ def library() -> tuple[Path, str]:
     return output, str(report["log"])
 
 
+@functools.cache
+def ptx(source: str) -> str:
+    nvcc = build_cuda.find_nvcc()
+    assert nvcc is not None
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / f"{source}.ptx"
+        command = build_cuda.nvcc_command(
+            nvcc,
+            build_cuda.SOURCES / f"{source}.cu",
+            output,
+            build_cuda.find_torch(),
+            [ARCHITECTURE],
+        )
+        command[command.index("-c")] = "-ptx"
+        build_cuda.run(command)
+        return output.read_text()
+
+
 def tool(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
@@ -110,23 +130,11 @@ def test_registers_stay_out_of_local_memory(library: tuple[Path, str]) -> None:
         ("gate_apply", "gate_apply_last_kernel", 4, 4),
     ],
 )
-def test_maps_move_in_16_bytes(
-    tmp_path: Path, source: str, kernel: str, loads: int, stores: int
-) -> None:
-    """The bfloat16 kernel's PTX has at least so many 16-byte loads and stores, and no narrower ones
-    of map elements in its vector form."""
-    nvcc = build_cuda.find_nvcc()
-    assert nvcc is not None
-    torch_dir = build_cuda.find_torch()
-    command = build_cuda.nvcc_command(
-        nvcc, build_cuda.SOURCES / f"{source}.cu", tmp_path / "x.ptx", torch_dir, [ARCHITECTURE]
-    )
-    command[command.index("-c")] = "-ptx"
-    build_cuda.run(command)
-    text = (tmp_path / "x.ptx").read_text()
-    bodies = re.findall(r"\.entry (\w+)\((.*?)\n}\n", text, re.DOTALL)
+def test_maps_move_in_16_bytes(source: str, kernel: str, loads: int, stores: int) -> None:
+    """The vector forms for bfloat16 have at least so many 16-byte loads and stores in their PTX."""
+    bodies = re.findall(r"\.entry (\w+)\((.*?)\n}\n", ptx(source), re.DOTALL)
     wide = [
-        body for name, body in bodies if kernel in name and "bfloat16" in name and ("Li8E" in name)
+        body for name, body in bodies if kernel in name and "bfloat16" in name and "Li8E" in name
     ]
     assert wide
     for body in wide:

@@ -28,7 +28,7 @@ template <bool channels_last, int V, class A, class Body>
 __global__ void __launch_bounds__(256, 2)
     channel_sums_kernel(const Body body, const MapSize size, const int64_t strip,
                         const unsigned strips, A* __restrict__ partial) {
-  constexpr int U = 4;
+  constexpr int U = sizeof(typename Body::Loaded) > 48 ? 2 : 4;
   __shared__ A shared[256 * V];
   const int64_t n = blockIdx.x / strips, s = blockIdx.x - n * strips;
   const int64_t begin = s * strip;

@@ -69,7 +69,11 @@ struct Walk {
       if (cell < 0) continue;
       if (cell != index[k]) {
         const A* at = base + k * tap;
-        low[k] = cell == index[k] + 1 ? high[k] : load<V>(at + cell * step);
+        if (cell == index[k] + 1) {
+          low[k] = high[k];
+        } else {
+          low[k] = load<V>(at + cell * step);
+        }
         high[k] = load<V>(at + (cell < last ? cell + 1 : last) * step);
         index[k] = cell;
       }
