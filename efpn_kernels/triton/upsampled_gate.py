@@ -180,7 +180,7 @@ def launch_upsampled(
         pixels = max(256 // channels, 1)
     elif channels_last:
         channels = power_of_2(D, 256)
-        pixels = 256 // channels
+        pixels = 512 // channels
     else:
         channels, pixels = 32, 32
     grid = (N * cdiv(H, COLUMN_ROWS), cdiv(W, pixels), cdiv(D, channels))
@@ -201,7 +201,7 @@ def launch_upsampled(
         CHANNELS=channels,
         CHANNELS_LAST=channels_last,
         GATED=gated,
-        num_warps=max(pixels * channels // 256, 1),
+        num_warps=max(pixels * channels // (256 if gated else 128), 1),
     )
 
 
