@@ -84,7 +84,6 @@ Tensor input_gradient(const WinogradInput& grad, const Tensor& weight, const Ten
 std::tuple<Tensor, Tensor> low_gate_conv(Tensor p_low, Tensor weight, Tensor border, Tensor gate_weight,
                                          Tensor gate_bias, bool keep) {
   const WinogradInput in = input_of(p_low);
-  const WinogradBlocking& block = winograd_blocking();
   const int64_t D = weight.size(0), pixels = in.N * in.H * in.W;
   // One bit a lane, in bytes of their own where a register has fewer lanes: the same size, enough for
   // all, with every instruction set.
@@ -92,7 +91,7 @@ std::tuple<Tensor, Tensor> low_gate_conv(Tensor p_low, Tensor weight, Tensor bor
   const Buffer wide_border = pad_to_registers(data<float>(border), in.N * 9, D);
   const Buffer wide_weight = pad_to_registers(data<float>(gate_weight), 1, D);
   const Tensor gate = empty({in.N, 1, in.H, in.W}, ScalarType::Float);
-  const Tensor kept = empty({keep ? kept_bytes : 0}, ScalarType::Byte);
+  const Tensor kept = zeros({keep ? kept_bytes : 0}, ScalarType::Byte);
   WinogradOutput out = output_like(p_low, D);
   out.gate = mutable_data<float>(gate);
   out.border = wide_border.get();
