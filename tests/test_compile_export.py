@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config
 from accuracy import complaint
 from cases import BLOCK_OPERATORS, LAYOUTS, LossCase, block_problem, case, loss_problem
 from conftest import Backend
@@ -45,8 +47,11 @@ def step(model: nn.Module, *inputs: Tensor) -> list[Tensor]:
 
 
 @pytest.fixture(autouse=True)
-def fresh_compiler() -> None:
+def fresh_compiler() -> Iterator[None]:
+    """A graph cached on disk would bring the fake implementations of another version along."""
     torch.compiler.reset()
+    with torch._inductor.config.patch(force_disable_caches=True):
+        yield
 
 
 @pytest.mark.parametrize("gate_channels", [1, 6])
