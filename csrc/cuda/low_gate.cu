@@ -151,11 +151,14 @@ struct LowGateBackward {
 
   struct Loaded {
     Storage<T, V> conv;
-    Vec<A, V> grad_gate, gate;
+    Vec<A, V> grad_logit;
   };
   __device__ __forceinline__ Loaded load(const At& at) const {
-    return {load_raw<V>(conv + at.offset), gate_at<channels_last, V>(grad_gate, at, P),
-            gate_at<channels_last, V>(gate, at, P)};
+    Loaded in{load_raw<V>(conv + at.offset), gate_at<channels_last, V>(grad_gate, at, P)};
+    const Vec<A, V> g = gate_at<channels_last, V>(gate, at, P);
+#pragma unroll
+    for (int v = 0; v < V; ++v) in.grad_logit[v] *= g[v] * (A(1) - g[v]);
+    return in;
   }
   // Writes grad_conv and returns it unrounded.
   __device__ __forceinline__ Vec<A, V> apply(const At& at, int cy, int64_t x, const Loaded& in,
@@ -172,10 +175,9 @@ struct LowGateBackward {
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       const A hidden = z[v] + constant[v];
-      const A grad_logit = in.grad_gate[v] * in.gate[v] * (A(1) - in.gate[v]);
-      grad[v] = hidden > A(0) ? grad_logit * weight[v] : A(0);
-      grad_weight[v] += grad_logit * relu(hidden);
-      if (!channels_last || v == 0) grad_bias += grad_logit;
+      grad[v] = hidden > A(0) ? in.grad_logit[v] * weight[v] : A(0);
+      grad_weight[v] += in.grad_logit[v] * relu(hidden);
+      if (!channels_last || v == 0) grad_bias += in.grad_logit[v];
     }
     store(grad_conv + at.offset, grad);
     return grad;

@@ -101,7 +101,17 @@ __device__ __forceinline__ void store(T* p, const Vec<Acc<T>, V>& x) {
   Storage<T, V> raw;
 #pragma unroll
   for (int i = 0; i < V; ++i) raw.v[i] = narrow<T>(x[i]);
-  *reinterpret_cast<Storage<T, V>*>(p) = raw;
+  // By intrinsic: the compiler may split the assignment of 16 bytes into words.
+  if constexpr (sizeof(raw) % sizeof(uint4) == 0) {
+#pragma unroll
+    for (int i = 0; i < int(sizeof(raw) / sizeof(uint4)); ++i) {
+      uint4 word;
+      memcpy(&word, reinterpret_cast<const uint4*>(&raw) + i, sizeof(word));
+      __stwb(reinterpret_cast<uint4*>(p) + i, word);
+    }
+  } else {
+    *reinterpret_cast<Storage<T, V>*>(p) = raw;
+  }
 }
 
 template <class A, int V>
