@@ -1,4 +1,18 @@
 // Winograd F(2x2, 3x3) convolutions of the CPU in float32: threads, strips and buffers.
+//
+// For C = D = 256 and 200 x 200 pixels (47.2 GFLOP directly). Operations: 16 products of 10^4
+// tiles, 21.0 GFLOP. Bytes: 41 MB in, read twice as tile rows overlap; 41 MB out, or 1.3 MB of bits
+// and a gate; V and M, 16/4 of a map each, never leave the second-level cache; U, 4 MB, streams
+// past every strip. Time allowed at sgemm's 315 GFLOP/s (two AVX-512 cores): 67 ms, against the
+// library's 150 to 175. A backward is two such products: 134 ms.
+//
+// Measured, one thread's time as a ratio to the library's convolution in the same run (busy
+// machine): gate 0.48 to 0.60, refine 0.56 to 0.62; on AVX2 (the library too) 0.50 and 0.57;
+// backward, to the library's backward, 0.50 to 0.61. Nine tenths of the gate's time is the inner
+// loop of the product; refine adds the first touch of its output. Strips of 0.4 to 0.7 of the
+// second-level cache are alike, and prefetching U gains nothing. Sums of 32 channels in registers
+// cost no more time than sums of 256, and halve the error: 0.8 of the library's (contiguous) where
+// one chain gave 2. F(4x4) and F(2x4) break the rule for errors in the contiguous format.
 #include "winograd.h"
 
 #include <unistd.h>
@@ -34,7 +48,8 @@ int64_t strip_tiles(int64_t tiles, int64_t C) {
   const int64_t tile_bytes = 16 * sizeof(float) * (round_up(C, block.lanes) + block.columns);
   const int64_t fitting = second_level_cache() / 2 / tile_bytes / block.rows;
   const int64_t threads = torch::stable::get_num_threads();
-  const int64_t shared = round_up((tiles + 2 * threads - 1) / (2 * threads), block.rows) / block.rows;
+  const int64_t shared =
+      round_up((tiles + 2 * threads - 1) / (2 * threads), block.rows) / block.rows;
   return std::max<int64_t>(std::min(fitting, shared), 1) * block.rows;
 }
 
@@ -44,8 +59,8 @@ Buffer allocate_zeros(int64_t floats) {
   return buffer;
 }
 
-// Parts that the tiles of a weight gradient are summed in: as many threads times four can work. Fixed
-// by the shape, as the parts are summed in turn.
+// Parts that the tiles of a weight gradient are summed in: as many threads times four can work.
+// Fixed by the shape, as the parts are summed in turn.
 constexpr int64_t kMostChunks = 4, kLeastTilesOfChunk = 512;
 
 }  // namespace
@@ -71,7 +86,8 @@ const WinogradBlocking& winograd_blocking() {
   return chosen;
 }
 
-void winograd_convolve(const WinogradInput& in, const WinogradWeight& weight, const WinogradOutput& out) {
+void winograd_convolve(const WinogradInput& in, const WinogradWeight& weight,
+                       const WinogradOutput& out) {
   const int64_t tiles = tiles_of(in);
   if (tiles == 0) return;
   const int64_t depth = round_up(in.C, winograd_blocking().lanes);
@@ -87,8 +103,8 @@ void winograd_convolve(const WinogradInput& in, const WinogradWeight& weight, co
   });
 }
 
-void winograd_weight_gradient(const WinogradInput& in, const WinogradInput& dy, const WinogradWeight& weight,
-                              float* grad, float* bias) {
+void winograd_weight_gradient(const WinogradInput& in, const WinogradInput& dy,
+                              const WinogradWeight& weight, float* grad, float* bias) {
   const int64_t tiles = tiles_of(in), width = round_up(dy.C, winograd_blocking().columns);
   const int64_t wanted = std::clamp<int64_t>(tiles / kLeastTilesOfChunk, 1, kMostChunks);
   const int64_t chunk = round_up((tiles + wanted - 1) / wanted, kLeastTilesOfChunk);

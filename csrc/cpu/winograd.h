@@ -19,9 +19,9 @@ struct WinogradInput {
   Kind kind = plain;
   int64_t N = 0, C = 0, H = 0, W = 0;
   bool channels_last = false;
-  const float* x = nullptr;           // [N, C, H, W]
-  const float* context = nullptr;     // [N, padded C]
-  const float* mask = nullptr;        // [N, 1, H, W], or with mask_is_map [N, C, H, W]
+  const float* x = nullptr;        // [N, C, H, W]
+  const float* context = nullptr;  // [N, padded C]
+  const float* mask = nullptr;     // [N, 1, H, W], or with mask_is_map [N, C, H, W]
   bool mask_is_map = false;
   const float* out = nullptr;         // [N, C, H, W]
   const float* grad_logit = nullptr;  // [N, H, W]
@@ -33,13 +33,13 @@ struct WinogradInput {
 struct WinogradOutput {
   int64_t N = 0, D = 0, H = 0, W = 0;
   bool channels_last = false;
-  float* map = nullptr;                // [N, D, H, W]
-  const float* bias = nullptr;         // [padded D]; with it: relu(y + bias), else y
-  float* gate = nullptr;               // [N, H, W] = sigmoid(gate_bias + sum gate_weight relu(y + border))
+  float* map = nullptr;         // [N, D, H, W]
+  const float* bias = nullptr;  // [padded D]; with it: relu(y + bias), else y
+  float* gate = nullptr;        // [N, H, W] = sigmoid(gate_bias + sum gate_weight relu(y + border))
   const float* border = nullptr;       // [N, 3, 3, padded D]
   const float* gate_weight = nullptr;  // [padded D]
   float gate_bias = 0;
-  uint8_t* kept = nullptr;             // as in WinogradInput: y + border > 0; or null
+  uint8_t* kept = nullptr;  // as in WinogradInput: y + border > 0; or null
 };
 
 // The 3x3 weight of K input and D output channels, by the strides of its elements.
@@ -71,12 +71,13 @@ Buffer pad_to_registers(const float* rows, int64_t count, int64_t length);
 const WinogradBlocking& winograd_blocking();
 
 // out = conv3x3(in, weight) with padding 1, parallel over strips of tiles.
-void winograd_convolve(const WinogradInput& in, const WinogradWeight& weight, const WinogradOutput& out);
+void winograd_convolve(const WinogradInput& in, const WinogradWeight& weight,
+                       const WinogradOutput& out);
 
 // The gradient of the weight of conv3x3(in, weight) for the output's gradient dy, written to `grad`
 // by the strides of `weight`; bias[dy.C] (or null) is the sum of dy over images and pixels.
-void winograd_weight_gradient(const WinogradInput& in, const WinogradInput& dy, const WinogradWeight& weight,
-                              float* grad, float* bias);
+void winograd_weight_gradient(const WinogradInput& in, const WinogradInput& dy,
+                              const WinogradWeight& weight, float* grad, float* bias);
 
 // sums[N, 3, 3, C] of a gate gradient over the pixels of each border class.
 void winograd_border_sums(const WinogradInput& dy, float* sums);

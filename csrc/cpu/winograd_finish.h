@@ -1,4 +1,7 @@
 // What becomes of the convolutions' output: a map, or a gate. Include through winograd_kernels.h.
+#include "../common/border.h"
+#include "winograd_stage.h"
+
 namespace efpn {
 namespace EFPN_ISA {
 
@@ -9,7 +12,8 @@ struct Segment {
 };
 
 // Both rows of a segment's output: y[row][column][kColumns], columns < 2 * count.
-EFPN_INLINE const float* output_pixel(const float* y, const Segment& s, int64_t row, int64_t column) {
+EFPN_INLINE const float* output_pixel(const float* y, const Segment& s, int64_t row,
+                                      int64_t column) {
   return y + (row * 2 * s.count + column) * kColumns;
 }
 
@@ -17,16 +21,18 @@ EFPN_INLINE F finish_lane(const WinogradOutput& out, const float* y, int64_t d) 
   return out.bias ? relu(load(y) + load(out.bias + d)) : load(y);
 }
 
-inline void write_channels_last(const WinogradOutput& out, const Segment& s, int64_t d, const float* y,
-                                int64_t rows, int64_t columns) {
+inline void write_channels_last(const WinogradOutput& out, const Segment& s, int64_t d,
+                                const float* y, int64_t rows, int64_t columns) {
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t column = 0; column < columns; ++column) {
       const float* pixel = output_pixel(y, s, row, column);
       float* target = out.map + (((s.n * out.H + s.y + row) * out.W + s.x + column) * out.D);
       for (int64_t c = d; c < d + kColumns && c < out.D; c += kLanes, pixel += kLanes) {
         const F value = finish_lane(out, pixel, c);
-        if (out.D - c >= kLanes) store(target + c, value);
-        else store(target + c, value, static_cast<int>(out.D - c));
+        if (out.D - c >= kLanes)
+          store(target + c, value);
+        else
+          store(target + c, value, static_cast<int>(out.D - c));
       }
     }
   }
@@ -70,7 +76,8 @@ inline void add_to_gate(const WinogradOutput& out, const Segment& s, int64_t d, 
       const float* border = out.border + ((s.n * 3 + cy) * 3 + cx) * padded;
       const float* pixel = output_pixel(y, s, row, column);
       float* logit = logits + (row * 2 * s.count + column) * kLanes;
-      uint8_t* kept = out.kept + ((s.n * out.H + s.y + row) * out.W + s.x + column) * words * sizeof(LaneBits);
+      uint8_t* kept =
+          out.kept + ((s.n * out.H + s.y + row) * out.W + s.x + column) * words * sizeof(LaneBits);
       F sum = d == 0 ? F(0.0f) : load(logit);
       for (int64_t c = d; c < d + kColumns && c < padded; c += kLanes, pixel += kLanes) {
         const F value = load(pixel) + load(border + c);

@@ -5,10 +5,10 @@ namespace EFPN_ISA {
 // Tiles that are summed in registers before they are added to dU.
 constexpr int64_t kGradientStrip = 64;
 
-// Row i of A dy A' for a segment's tiles: registers [j], `xi_stride` apart. Rows 0 and 3 read one of
-// the staged rows of dy only.
-EFPN_INLINE void transform_gradient_row(int i, const float* upper, const float* lower, int64_t count,
-                                        float* m, int64_t xi_stride) {
+// Row i of A dy A' for a segment's tiles: registers [j], `xi_stride` apart. Rows 0 and 3 read one
+// of the staged rows of dy only.
+EFPN_INLINE void transform_gradient_row(int i, const float* upper, const float* lower,
+                                        int64_t count, float* m, int64_t xi_stride) {
   const F plus(1.0f), minus(-1.0f), none(0.0f);
   const F a = i == 3 ? none : plus, b = i == 0 ? none : (i == 1 ? plus : minus);
   for (int64_t t = 0; t < count; ++t, m += kColumns) {
@@ -22,8 +22,8 @@ EFPN_INLINE void transform_gradient_row(int i, const float* upper, const float* 
   }
 }
 
-// Rows of dU, and the floats between two tiles of V: an odd number of registers, to spread the tiles
-// over the sets of the cache.
+// Rows of dU, and the floats between two tiles of V: an odd number of registers, to spread the
+// tiles over the sets of the cache.
 EFPN_INLINE int64_t gradient_rows(int64_t C) { return round_up(C, kRows); }
 EFPN_INLINE int64_t gradient_stride(int64_t C) {
   return ((gradient_rows(C) + kLanes - 1) / kLanes | 1) * kLanes;
@@ -41,11 +41,13 @@ inline int64_t winograd_gradient_floats(int64_t C, int64_t D) {
 
 // sums[j][column block][gradient_rows(C)][kColumns] = dU[i, j] over the tiles [first, last);
 // bias[round_up(D, kColumns)] = the sum of dy, if i = 1.
-inline void winograd_gradient(const WinogradInput& in, const WinogradInput& dy, int i, int64_t first,
-                              int64_t last, float* sums, float* bias, float* scratch) {
+inline void winograd_gradient(const WinogradInput& in, const WinogradInput& dy, int i,
+                              int64_t first, int64_t last, float* sums, float* bias,
+                              float* scratch) {
   const int64_t stride = gradient_stride(in.C), rows = gradient_rows(in.C);
   const int64_t column_blocks = (dy.C + kColumns - 1) / kColumns;
-  const int64_t v_stride = kGradientStrip * stride, m_stride = column_blocks * kGradientStrip * kColumns;
+  const int64_t v_stride = kGradientStrip * stride,
+                m_stride = column_blocks * kGradientStrip * kColumns;
   float* const v = scratch;
   float* const m = v + 4 * v_stride;
   float* const upper = m + 4 * m_stride;
@@ -88,8 +90,9 @@ inline void winograd_gradient(const WinogradInput& in, const WinogradInput& dy, 
   }
 }
 
-// dg = G' dU G of the input channels [begin, end), written by the strides of w (K = C input channels);
-// dU is the sum of `chunks` arrays sums[chunk][xi][column block][gradient_rows(C)][kColumns].
+// dg = G' dU G of the input channels [begin, end), written by the strides of w (K = C input
+// channels); dU is the sum of `chunks` arrays sums[chunk][xi][column
+// block][gradient_rows(C)][kColumns].
 inline void winograd_gradient_finish(const float* sums, int64_t chunks, const WinogradWeight& w,
                                      float* grad, int64_t begin, int64_t end) {
   const int64_t rows = gradient_rows(w.K), column_blocks = (w.D + kColumns - 1) / kColumns;
@@ -130,14 +133,15 @@ inline void winograd_gradient_finish(const float* sums, int64_t chunks, const Wi
 
 // sums[class][kLanes]: the channels c.. of a gate gradient over the pixels of each border class.
 inline void gate_gradient_sums(const WinogradInput& in, int64_t n, int64_t c, float* sums) {
-  F total[3][3] = {};
+  F total[3][3];
   for (int cy = 0; cy < 3; ++cy) {
     for (int cx = 0; cx < 3; ++cx) total[cy][cx] = F(0.0f);
   }
   for (int64_t y = 0; y < in.H; ++y) {
     F* const row = total[border_class(y, in.H)];
     F inner(0.0f);
-    for (int64_t x = 1; x < in.W - 1; ++x) inner += gate_gradient_at(in, pixel_index(in, n, y, x), c);
+    for (int64_t x = 1; x < in.W - 1; ++x)
+      inner += gate_gradient_at(in, pixel_index(in, n, y, x), c);
     row[0] += gate_gradient_at(in, pixel_index(in, n, y, 0), c);
     row[1] += inner;
     if (in.W > 1) row[2] += gate_gradient_at(in, pixel_index(in, n, y, in.W - 1), c);

@@ -5,9 +5,6 @@
 //   dM = A dy A',  dU[xi] = sum over tiles of V[xi] dM[xi],  dg = G' dU G.
 //   B' = [1 0 -1 0; 0 1 1 0; 0 -1 1 0; 0 1 0 -1], A' = [1 1 1 0; 0 1 -1 -1],
 //   G' = [1 1/2 1/2 0; 0 1/2 -1/2 0; 0 1/2 1/2 1].
-#include "../common/border.h"
-#include "winograd_gemm.h"
-#include "winograd_stage.h"
 #include "winograd_finish.h"
 
 namespace efpn {
@@ -34,13 +31,14 @@ EFPN_INLINE void for_segments(int64_t H, int64_t W, int64_t first, int64_t count
   }
 }
 
-// Row i of B' d B for a segment: its tiles' four registers V[4 i + j], `xi_stride` apart. `rows` holds
-// the two staged rows that B' combines, 2 count + 2 pixels each.
+// Row i of B' d B for a segment: its tiles' four registers V[4 i + j], `xi_stride` apart. `rows`
+// holds the two staged rows that B' combines, 2 count + 2 pixels each.
 template <bool add>
 EFPN_INLINE void transform_row(const float* a, const float* b, int64_t count, float* v,
                                int64_t xi_stride, int64_t tile_stride) {
   const auto combined = [&](int64_t x) {
-    return add ? load(a + x * kLanes) + load(b + x * kLanes) : load(a + x * kLanes) - load(b + x * kLanes);
+    return add ? load(a + x * kLanes) + load(b + x * kLanes)
+               : load(a + x * kLanes) - load(b + x * kLanes);
   };
   F c0 = combined(0), c1 = combined(1);
   for (int64_t t = 0; t < count; ++t, v += tile_stride) {
@@ -71,12 +69,13 @@ inline void transform_input(const WinogradInput& in, int64_t first, int64_t coun
     for_segments(in.H, in.W, first, count, [&](const Segment& s) {
       const int64_t columns = 2 * s.count + 2;
       for (int r = 0; r < 4; ++r) {
-        stage_row(in, s.n, block * kLanes, s.y + r - 1, s.x - 1, columns, rows + r * columns * kLanes);
+        stage_row(in, s.n, block * kLanes, s.y + r - 1, s.x - 1, columns,
+                  rows + r * columns * kLanes);
       }
       for (int i = 0; i < 4; ++i) {
-        transform_input_row(i, rows + kFirst[i] * columns * kLanes, rows + kSecond[i] * columns * kLanes,
-                            s.count, v + 4 * i * xi_stride + (block * strip + s.start) * kLanes,
-                            xi_stride, kLanes);
+        transform_input_row(
+            i, rows + kFirst[i] * columns * kLanes, rows + kSecond[i] * columns * kLanes, s.count,
+            v + 4 * i * xi_stride + (block * strip + s.start) * kLanes, xi_stride, kLanes);
       }
     });
   }
@@ -114,9 +113,10 @@ inline int64_t winograd_scratch(int64_t C, int64_t strip) {
 }
 
 // The tiles of the strips [begin, end), `strip` (a multiple of kRows) tiles each.
-// u[xi][column block][round_up(C, kLanes)][kColumns].
+// u[column block][xi][round_up(C, kLanes)][kColumns].
 inline void winograd_strips(const WinogradInput& in, const WinogradOutput& out, const float* u,
-                            int64_t tiles, int64_t strip, int64_t begin, int64_t end, float* scratch) {
+                            int64_t tiles, int64_t strip, int64_t begin, int64_t end,
+                            float* scratch) {
   const int64_t depth = round_up(in.C, kLanes), column_blocks = (out.D + kColumns - 1) / kColumns;
   float* const v = scratch;
   float* const m = v + 16 * depth * strip;
@@ -128,13 +128,14 @@ inline void winograd_strips(const WinogradInput& in, const WinogradOutput& out, 
     transform_input(in, first, count, strip, rows, v);
     for (int64_t block = 0; block < column_blocks; ++block) {
       for (int xi = 0; xi < 16; ++xi) {
-        const float* weight = u + (xi * column_blocks + block) * depth * kColumns;
+        const float* weight = u + (block * 16 + xi) * depth * kColumns;
         const float* tile = v + xi * depth * strip;
         for (int64_t k = 0; k < depth; k += kDepth) {
           const int64_t k_blocks = (depth - k < kDepth ? depth - k : kDepth) / kLanes;
           for (int64_t t = 0; t < count; t += kRows) {
             multiply_block<kLanes, kLanes>(k_blocks, tile + k * strip + t * kLanes, strip * kLanes,
-                                           weight + k * kColumns, m + (xi * strip + t) * kColumns, k > 0);
+                                           weight + k * kColumns, m + (xi * strip + t) * kColumns,
+                                           k > 0);
           }
         }
       }
@@ -156,7 +157,8 @@ inline void winograd_strips(const WinogradInput& in, const WinogradOutput& out, 
   }
 }
 
-// u[xi][column block][k][kColumns] = G g G' for the rows [begin, end) of the depth, padded with zeros.
+// u[column block][xi][k][kColumns] = G g G' for the rows [begin, end) of the depth, padded with
+// zeros.
 inline void winograd_weight(const WinogradWeight& w, int64_t begin, int64_t end, float* u) {
   const int64_t depth = round_up(w.K, kLanes), column_blocks = (w.D + kColumns - 1) / kColumns;
   for (int64_t block = 0; block < column_blocks; ++block) {
@@ -172,14 +174,15 @@ inline void winograd_weight(const WinogradWeight& w, int64_t begin, int64_t end,
         F rows[4][3];
         const F half(0.5f);
         for (int x = 0; x < 3; ++x) {
-          const F g0 = load(taps[x] + lane), g1 = load(taps[3 + x] + lane), g2 = load(taps[6 + x] + lane);
+          const F g0 = load(taps[x] + lane), g1 = load(taps[3 + x] + lane),
+                  g2 = load(taps[6 + x] + lane);
           rows[0][x] = g0;
           rows[1][x] = half * ((g0 + g2) + g1);
           rows[2][x] = half * ((g0 + g2) - g1);
           rows[3][x] = g2;
         }
-        float* target = u + (block * depth + k) * kColumns + lane;
-        const int64_t xi_stride = column_blocks * depth * kColumns;
+        float* target = u + (block * 16 * depth + k) * kColumns + lane;
+        const int64_t xi_stride = depth * kColumns;
         for (int i = 0; i < 4; ++i, target += 4 * xi_stride) {
           const F ends = rows[i][0] + rows[i][2];
           store(target, rows[i][0]);

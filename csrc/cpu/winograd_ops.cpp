@@ -30,8 +30,8 @@ WinogradInput relu_gradient(const Tensor& grad_out, const Tensor& out) {
   return in;
 }
 
-WinogradInput gate_gradient(const Tensor& gate, int64_t D, const Buffer& grad_logit, const Tensor& kept,
-                            const Buffer& scale) {
+WinogradInput gate_gradient(const Tensor& gate, int64_t D, const Buffer& grad_logit,
+                            const Tensor& kept, const Buffer& scale) {
   WinogradInput in = input_of(gate);
   in.kind = WinogradInput::gate_gradient;
   in.C = D;
@@ -58,8 +58,13 @@ WinogradWeight weight_of(const Tensor& weight) {
 // Its adjoint, from D to C channels: the taps turned round.
 WinogradWeight adjoint_of(const Tensor& weight) {
   const int64_t y = weight.stride(2), x = weight.stride(3);
-  return {data<float>(weight) + 2 * y + 2 * x, weight.size(0), weight.size(1), weight.stride(0),
-          weight.stride(1), -y, -x};
+  return {data<float>(weight) + 2 * y + 2 * x,
+          weight.size(0),
+          weight.size(1),
+          weight.stride(0),
+          weight.stride(1),
+          -y,
+          -x};
 }
 
 // A tensor of the weight's shape and strides.
@@ -69,7 +74,8 @@ Tensor empty_weight(const Tensor& weight) {
 
 Buffer context_of(const Tensor& p_low, const std::optional<Tensor>& context) {
   const std::vector<float> zeros(context ? 0 : p_low.size(0) * p_low.size(1));
-  return pad_to_registers(context ? data<float>(*context) : zeros.data(), p_low.size(0), p_low.size(1));
+  return pad_to_registers(context ? data<float>(*context) : zeros.data(), p_low.size(0),
+                          p_low.size(1));
 }
 
 // conv3x3 of `grad` with the adjoint weight: a map of the format of `like`.
@@ -81,12 +87,12 @@ Tensor input_gradient(const WinogradInput& grad, const Tensor& weight, const Ten
   return result;
 }
 
-std::tuple<Tensor, Tensor> low_gate_conv(Tensor p_low, Tensor weight, Tensor border, Tensor gate_weight,
-                                         Tensor gate_bias, bool keep) {
+std::tuple<Tensor, Tensor> low_gate_conv(Tensor p_low, Tensor weight, Tensor border,
+                                         Tensor gate_weight, Tensor gate_bias, bool keep) {
   const WinogradInput in = input_of(p_low);
   const int64_t D = weight.size(0), pixels = in.N * in.H * in.W;
-  // One bit a lane, in bytes of their own where a register has fewer lanes: the same size, enough for
-  // all, with every instruction set.
+  // One bit a lane, in bytes of their own where a register has fewer lanes: the same size, enough
+  // for all, with every instruction set.
   const int64_t kept_bytes = pixels * ((D + 15) / 16) * 4;
   const Buffer wide_border = pad_to_registers(data<float>(border), in.N * 9, D);
   const Buffer wide_weight = pad_to_registers(data<float>(gate_weight), 1, D);
@@ -102,8 +108,8 @@ std::tuple<Tensor, Tensor> low_gate_conv(Tensor p_low, Tensor weight, Tensor bor
   return {gate, kept};
 }
 
-// A map A of the hidden channels is not kept, only E[d, p] = grad_logit[p] where A[d, p] > 0, else 0.
-// As A = conv3x3(p_low, weight) + border is linear in weight and border,
+// A map A of the hidden channels is not kept, only E[d, p] = grad_logit[p] where A[d, p] > 0, else
+// 0. As A = conv3x3(p_low, weight) + border is linear in weight and border,
 //   grad_gate_weight[d] = sum over p of E A = <weight[d], G[d]> + <border[:, d], S[:, d]>
 // with G the gradient of the weight for dy = E, and S the sums of E over the border classes; and
 //   grad_weight[d] = gate_weight[d] G[d], grad_border[:, d] = gate_weight[d] S[:, d].
@@ -156,8 +162,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> low_gate_conv_backward(
   const WinogradInput active = gate_gradient(gate, D, grad_logit, kept, ones);
   const Tensor grad_weight = empty_weight(weight);
   const Tensor grad_border = empty({active.N, 3, 3, D}, ScalarType::Float);
-  winograd_weight_gradient(input_of(p_low), active, weight_of(grad_weight), mutable_data<float>(grad_weight),
-                           nullptr);
+  winograd_weight_gradient(input_of(p_low), active, weight_of(grad_weight),
+                           mutable_data<float>(grad_weight), nullptr);
   winograd_border_sums(active, mutable_data<float>(grad_border));
   const Tensor grad_gate_weight =
       scale_by_gate_weight(weight, border, gate_weight, grad_weight, grad_border);
@@ -166,7 +172,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> low_gate_conv_backward(
   return {grad_p_low, grad_weight, grad_border, grad_gate_weight, grad_gate_bias};
 }
 
-Tensor refine_conv(Tensor p_low, std::optional<Tensor> context, Tensor mask, Tensor weight, Tensor bias) {
+Tensor refine_conv(Tensor p_low, std::optional<Tensor> context, Tensor mask, Tensor weight,
+                   Tensor bias) {
   const int64_t D = weight.size(0);
   const Buffer wide_context = context_of(p_low, context);
   const Buffer wide_bias = pad_to_registers(data<float>(bias), 1, D);

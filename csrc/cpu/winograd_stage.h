@@ -1,4 +1,7 @@
-// Forming rows of the convolutions' input: L channels of each pixel. Include through winograd_kernels.h.
+// Forming rows of the convolutions' input: L channels of each pixel. Include through
+// winograd_kernels.h.
+#include "winograd_gemm.h"
+
 namespace efpn {
 namespace EFPN_ISA {
 
@@ -115,8 +118,8 @@ EFPN_INLINE void stage_transposed(const WinogradInput& in, int64_t n, int64_t c,
   for (int i = 0; i < kLanes; ++i) {
     F context(0.0f);
     if constexpr (kind == WinogradInput::masked) context = F(in.context[n * padded + c + i]);
-    block[i] = i < channels ? input_at<kind, tail>(in, first + i * step, context, gate, pixels)
-                            : F(0.0f);
+    block[i] =
+        i < channels ? input_at<kind, tail>(in, first + i * step, context, gate, pixels) : F(0.0f);
   }
   transpose(block);
   if constexpr (tail) {
