@@ -62,7 +62,6 @@ def current_backend() -> str:
     return _choice
 
 
-@torch.compiler.assume_constant_result
 def refusal(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """Why ``backend`` cannot run tensors of this device and dtype; None if it can."""
     if backend == "reference":
@@ -84,6 +83,10 @@ def refusal(backend: str, device: torch.device, dtype: torch.dtype) -> str | Non
     if backend == "cuda":
         return _architecture_refusal(device)
     return None
+
+
+# What torch.compiler.assume_constant_result sets, without importing the compiler.
+refusal._dynamo_marked_constant = True
 
 
 @lru_cache

@@ -181,12 +181,16 @@ def finite(name: str, value: float, positive: bool = False) -> None:
         raise ValueError(f"{name}: expected {wanted}, got {value}")
 
 
-def value_range(name: str, bounds: tuple[float, float] | None, value: float) -> None:
+def value_range(
+    name: str, bounds: tuple[float, float] | None, value: float, positive: bool = False
+) -> None:
     """``bounds`` is None or ``(low, high)``, finite and ascending, around ``value``."""
     if bounds is None:
         return
     if len(bounds) != 2 or not all(math.isfinite(b) for b in bounds) or bounds[0] > bounds[1]:
         raise ValueError(f"{name}: expected (low, high) with finite low <= high, got {bounds}")
+    if positive and not bounds[0] > 0:
+        raise ValueError(f"{name}: expected a positive lower bound, got {bounds}")
     if not bounds[0] <= value <= bounds[1]:
         raise ValueError(f"{name}: expected bounds around the initial value {value}, got {bounds}")
 

@@ -117,7 +117,7 @@ class DCLoss(reference.DCLoss):
         checks.finite("loss_weight", loss_weight)
         checks.choice("form", form, reference.FORMS)
         checks.choice("reduction", reduction, reference.REDUCTIONS)
-        checks.value_range("k_range", k_range, k)
+        checks.value_range("k_range", k_range, k, positive=True)
         checks.value_range("delta_range", delta_range, delta)
         super().__init__(k, delta, learnable, form, reduction, loss_weight, k_range, delta_range)
 

@@ -28,16 +28,26 @@ EFPN_INLINE void dc_loss_step(const DCLossArguments<S>& a, int64_t i, int n, V& 
   grad_delta += factor * terms.d_delta;
 }
 
+// Vectors after which the sums go from Acc<S> to double.
+constexpr int kLossFlush = 16;
+
 template <class S>
 DCLossSums dc_loss_range(const DCLossArguments<S>& a, int64_t begin, int64_t end) {
   using V = Vec<Acc<S>>;
-  V loss(Acc<S>(0)), grad_k(Acc<S>(0)), grad_delta(Acc<S>(0));
-  int64_t i = begin;
-  for (; i + V::size <= end; i += V::size) {
-    dc_loss_step<false>(a, i, V::size, loss, grad_k, grad_delta);
+  DCLossSums total;
+  for (int64_t first = begin; first < end; first += kLossFlush * V::size) {
+    const int64_t last = std::min<int64_t>(first + kLossFlush * V::size, end);
+    V loss(Acc<S>(0)), grad_k(Acc<S>(0)), grad_delta(Acc<S>(0));
+    int64_t i = first;
+    for (; i + V::size <= last; i += V::size) {
+      dc_loss_step<false>(a, i, V::size, loss, grad_k, grad_delta);
+    }
+    if (i < last) dc_loss_step<true>(a, i, static_cast<int>(last - i), loss, grad_k, grad_delta);
+    total.loss += sum(loss);
+    total.grad_k += sum(grad_k);
+    total.grad_delta += sum(grad_delta);
   }
-  if (i < end) dc_loss_step<true>(a, i, static_cast<int>(end - i), loss, grad_k, grad_delta);
-  return {sum(loss), sum(grad_k), sum(grad_delta)};
+  return total;
 }
 
 }  // namespace EFPN_ISA

@@ -21,7 +21,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .launch import power_of_2
-from .tile import border_class, sigmoid
+from .tile import border_class, relu, sigmoid
 
 ROWS, COLUMNS = 8, 16
 """The patch of a program: 128 pixels, two warpgroups of Hopper's tensor cores."""
@@ -123,14 +123,14 @@ def conv3x3_kernel(
             tl.store(out_ptr + offsets, total.to(out_ptr.dtype.element_ty), tile_inside)
         total = add_border(total, bias_ptr + n * 9 * D, d, y, x, H, W, D, weight_descriptor.dtype)
         gate_weight = tl.load(gate_weight_ptr + d, d < D, other=0.0).to(tl.float32)
-        hidden = tl.maximum(total, 0.0)
+        hidden = relu(total)
         logit = tl.sum(hidden * gate_weight[:, None], axis=0) + tl.load(gate_bias_ptr).to(
             tl.float32
         )
         tl.store(gate_ptr + at, sigmoid(logit), inside)
     else:
         bias = tl.load(bias_ptr + d, d < D, other=0.0).to(tl.float32)
-        refined = tl.maximum(total + bias[:, None], 0.0)
+        refined = relu(total + bias[:, None])
         tl.store(out_ptr + offsets, refined.to(out_ptr.dtype.element_ty), tile_inside)
 
 

@@ -31,7 +31,7 @@ from .launch import (
     launch,
     wide_tile,
 )
-from .tile import border_class, map_tile, sigmoid
+from .tile import border_class, map_tile, relu, sigmoid
 
 
 @triton.jit
@@ -77,7 +77,7 @@ def low_gate_fwd_kernel(
         else:
             z = conv + load_border(border_ptr, n, p, c, H, W, D, inside)
         gate_weight = tl.load(gate_weight_ptr + c, c < D, other=0.0).to(ACC)
-        total += gate_weight[None, :] * tl.maximum(z, 0.0)
+        total += gate_weight[None, :] * relu(z)
     logit = tl.load(gate_bias_ptr).to(ACC) + tl.sum(total, axis=1)
     tl.store(gate_ptr + n.to(tl.int64) * HW + p, sigmoid(logit), p < HW)
 
@@ -133,7 +133,7 @@ def border_relu_kernel(
     border = load_border(border_ptr, n, p, c, H, W, D, inside)
     z = tl.load(pointers, inside, other=0.0).to(border.dtype) + border
     pointers = map_tile(out_ptr, n, p0, c0, HW, D, PIXELS, CHANNELS, CHANNELS_LAST)
-    tl.store(pointers, tl.maximum(z, 0.0).to(out_ptr.dtype.element_ty), inside)
+    tl.store(pointers, relu(z).to(out_ptr.dtype.element_ty), inside)
 
 
 def border_relu(conv: Tensor, border: Tensor) -> Tensor:

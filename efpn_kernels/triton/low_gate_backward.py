@@ -22,7 +22,7 @@ from .launch import (
     sum_tile,
 )
 from .reduce import split_sum
-from .tile import border_class, map_tile
+from .tile import border_class, map_tile, relu
 
 
 @triton.jit
@@ -36,7 +36,7 @@ def row_grad(
         gate = tl.load(gate_ptr + p, x < W, other=0.0)
         grad_logit = tl.load(grad_gate_ptr + p, x < W, other=0.0) * gate * (1 - gate)
         z = value + border
-        hidden = tl.maximum(z, 0.0)
+        hidden = relu(z)
         grad = tl.where(z > 0, grad_logit[:, None] * gate_weight[None, :], 0.0)
     else:
         grad_logit = tl.zeros([x.shape[0]], ACC)

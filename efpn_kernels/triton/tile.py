@@ -12,6 +12,12 @@ import triton.language as tl
 
 
 @triton.jit
+def relu(x):
+    """max(x, 0) as torch.relu: NaN stays NaN, which tl.maximum would turn into 0."""
+    return tl.where(x < 0, 0.0, x)
+
+
+@triton.jit
 def map_tile(
     map_ptr,
     n,

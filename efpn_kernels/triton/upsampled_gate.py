@@ -31,7 +31,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import cdiv, is_channels_last, launch, power_of_2
-from .tile import map_tile, sigmoid, tap_weights
+from .tile import map_tile, relu, sigmoid, tap_weights
 
 COLUMN_ROWS = 20
 """Image rows that a program of the second stage walks.
@@ -129,7 +129,7 @@ def upsampled_fwd_kernel(
         near1, far1, at1, a = tap_row(row1, 3 * width, inside, near1, far1, at1, a, i1, u1, v1, h)
         near2, far2, at2, a = tap_row(row2, 3 * width, inside, near2, far2, at2, a, i2, u2, v2, h)
         i0, u0, v0, i1, u1, v1 = i1, u1, v1, i2, u2, v2
-        hidden = tl.maximum(a, 0.0)
+        hidden = relu(a)
         if GATED:
             gate = sigmoid(gate_bias + tl.sum(hidden * gate_weight, axis=1))
             tl.store(out_ptr + (tl.cast(n, tl.int64) * H + y) * W + x, gate, x < W)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .launch import cdiv, is_channels_last, launch, power_of_2
 from .reduce import split_sum
-from .tile import gather_range, map_tile, tap_weights
+from .tile import gather_range, map_tile, relu, tap_weights
 from .upsampled_gate import interpolated_rows, tap_row
 
 
@@ -98,7 +98,7 @@ def upsampled_bwd_kernel(
         owned = tl.cast(i1 == i, ACC)
         bias_sum += owned * grad
         if GATED:
-            weight_sum += (owned * grad_logit)[:, None] * tl.maximum(a, 0.0)
+            weight_sum += (owned * grad_logit)[:, None] * relu(a)
             gate_sum += owned * grad_logit
         i0, u0, v0, reads0 = i1, u1, v1, reads1
         i1, u1, v1, reads1 = i2, u2, v2, reads2
