@@ -89,13 +89,16 @@ class DCLoss(nn.Module):
             else:
                 self.register_buffer(name, torch.tensor(float(value)))
 
-    @torch.no_grad()
     def project_parameters(self) -> None:
-        """Clamp ``k`` and ``delta`` to their ranges, in place."""
+        """Clamp ``k`` and ``delta`` to their ranges, in place.
+
+        Through ``.data``: a head may call the loss several times before its backward, which needs the
+        values of each call, and after the first the projection changes nothing.
+        """
         if self.k_range is not None:
-            self.k.clamp_(*self.k_range)
+            self.k.data.clamp_(*self.k_range)
         if self.delta_range is not None:
-            self.delta.clamp_(*self.delta_range)
+            self.delta.data.clamp_(*self.delta_range)
 
     def forward(
         self,

@@ -18,17 +18,6 @@ class DCLoss(efpn_kernels.DCLoss):
     samples the loss is a zero with a graph: ``k`` and ``delta`` get zero gradients.
     """
 
-    @torch.no_grad()
-    def project_parameters(self) -> None:
-        """Clamp ``k`` and ``delta`` to their ranges.
-
-        A head calls its loss once per level. Projecting the data leaves autograd's version counters
-        alone, so the graphs of the earlier levels stay valid.
-        """
-        for parameter, value_range in ((self.k, self.k_range), (self.delta, self.delta_range)):
-            if value_range is not None:
-                parameter.data.clamp_(*value_range)
-
     def forward(
         self,
         pred: Tensor,
