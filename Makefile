@@ -4,7 +4,7 @@
 # make demo       train and look at a tiny-object detector
 # make gpu-check  on a machine with an NVIDIA GPU: build, test, benchmark, with the Python at hand
 # make sanitize   core tests on a library with ASan and UBSan
-# make lint wheel clean
+# make lint wheel wheel-test clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,7 +19,7 @@ CORE := $(VENV)/.core
 BUILT := $(VENV)/.built
 MMDET := $(VENV)/.mmdet
 
-.PHONY: bench test test-core demo gpu-check sanitize lint wheel clean setup
+.PHONY: bench test test-core demo gpu-check sanitize lint wheel wheel-test clean setup
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
@@ -72,7 +72,14 @@ lint: $(CORE)
 	$(BIN)/ruff format --check .
 
 wheel: $(CORE)
+	rm -rf dist
 	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+
+# The wheel in a second, clean environment, away from the sources.
+wheel-test: wheel
+	rm -rf build/clean && $(PYTHON) -m venv build/clean
+	build/clean/bin/pip install --quiet --disable-pip-version-check $$(grep ^torch== requirements-dev.txt) numpy dist/*.whl
+	cd build && clean/bin/efpn doctor && clean/bin/python ../tests/installed.py
 
 clean:
 	rm -rf build dist *.egg-info efpn_kernels/*.so efpn_kernels/_cuda_build.json

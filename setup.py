@@ -62,7 +62,8 @@ class BuildLibraries(build_ext):
                 sys.exit("efpn_kernels: FORCE_CUDA=1, but no nvcc was found; set CUDA_HOME.")
             print("efpn_kernels: no nvcc found, installing without the CUDA library.", file=sys.stderr)
             return
-        report = build_cuda.build_cuda(output)
+        objects = Path(__file__).parent / "build" / "cuda"  # kept: a wheel after an install is quick
+        report = build_cuda.build_cuda(output, object_dir=objects)
         built = report["architectures"].split()
         facts = {
             "architectures": [name.removesuffix("+PTX") for name in built],
