@@ -55,7 +55,10 @@ def _load_compiled(name: str, missing: str) -> Library:
 
 
 def _load_cpu() -> Library:
-    return _load_compiled("cpu", "the extension was not built: no C++ compiler at installation")
+    return _load_compiled(
+        "cpu",
+        "the extension was not built: no C++ compiler at installation, or EFPN_KERNELS_NO_EXTENSION=1",
+    )
 
 
 def _load_cuda() -> Library:
