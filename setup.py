@@ -17,8 +17,8 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 sys.path.insert(0, str(Path(__file__).parent / "csrc"))
-import build_cpu  # noqa: E402
-import build_cuda  # noqa: E402
+import build_cpu
+import build_cuda
 
 
 def flag(name):
@@ -60,9 +60,12 @@ class BuildLibraries(build_ext):
         if build_cuda.find_nvcc() is None:
             if flag("FORCE_CUDA"):
                 sys.exit("efpn_kernels: FORCE_CUDA=1, but no nvcc was found; set CUDA_HOME.")
-            print("efpn_kernels: no nvcc found, installing without the CUDA library.", file=sys.stderr)
+            print(
+                "efpn_kernels: no nvcc found, installing without the CUDA library.", file=sys.stderr
+            )
             return
-        objects = Path(__file__).parent / "build" / "cuda"  # kept: a wheel after an install is quick
+        # Kept, so that building a wheel after an install is quick.
+        objects = Path(__file__).parent / "build" / "cuda"
         report = build_cuda.build_cuda(output, object_dir=objects)
         built = report["architectures"].split()
         facts = {

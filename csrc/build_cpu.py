@@ -51,7 +51,9 @@ def build_cpu(output: Path, sanitize: bool = False) -> None:
     """
     compiler = find_compiler()
     if compiler is None:
-        raise RuntimeError("CXX: expected a C++17 compiler (g++ or clang++), found none on the path")
+        raise RuntimeError(
+            "CXX: expected a C++17 compiler (g++ or clang++), found none on the path"
+        )
     torch_dir = find_torch()
     flags = [*FLAGS, *(SANITIZE if sanitize else ()), *shlex.split(os.environ.get("CXXFLAGS", ""))]
     sources = sorted(SOURCES.glob("*.cpp"))
@@ -62,8 +64,14 @@ def build_cpu(output: Path, sanitize: bool = False) -> None:
 
         def compile_source(source: Path) -> str:
             target = f"{directory}/{source.stem}.o"
-            said = run([compiler, *flags, f"-I{torch_dir}/include", "-c", str(source), "-o", target])
-            print(f"  [{time.perf_counter() - start:5.1f} s] {source.name}\n{said}", end="", flush=True)
+            said = run(
+                [compiler, *flags, f"-I{torch_dir}/include", "-c", str(source), "-o", target]
+            )
+            print(
+                f"  [{time.perf_counter() - start:5.1f} s] {source.name}\n{said}",
+                end="",
+                flush=True,
+            )
             return target
 
         with ThreadPoolExecutor(jobs()) as pool:

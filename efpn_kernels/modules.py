@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from . import checks, functional, reference
 
-__all__ = ["CEM", "FBSM", "EFPNBS", "DCLoss", "patch"]
+__all__ = ["CEM", "EFPNBS", "FBSM", "DCLoss", "patch"]
 
 
 class CEM(reference.CEM):

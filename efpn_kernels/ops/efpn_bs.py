@@ -60,26 +60,25 @@ BACKWARD_SCHEMA = (
 
 
 def _fake_of(namespace: str) -> Any:
-    def fake(
-        p_low: Tensor, p_high: Tensor, *parameters_and_keep: Any
-    ) -> tuple[Tensor, ...]:
+    def fake(p_low: Tensor, p_high: Tensor, *parameters_and_keep: Any) -> tuple[Tensor, ...]:
         *parameters, keep = parameters_and_keep
         p = dict(zip(PARAMETERS, parameters, strict=True))
         n, c, height, width = p_low.shape
         acc = accumulate_dtype(p_low.dtype)
         hidden, gates = p["low_conv_weight"].shape[0], p["low_gate_weight"].shape[0]
-        if p["project_weight"] is None:
-            state = no_context(p_high)
-        else:
-            state = context_fakes(p_high, c)
+        state = no_context(p_high) if p["project_weight"] is None else context_fakes(p_high, c)
         masks = (
-            p_low.new_empty((n, 1, height, width), dtype=acc) if gates == 1 else empty_map(p_low, gates)
+            p_low.new_empty((n, 1, height, width), dtype=acc)
+            if gates == 1
+            else empty_map(p_low, gates)
             for _ in range(3)
         )
         if not keep:
             kept = p_low.new_empty(0, dtype=_kept_dtype(namespace, p_low, gates))
         elif gates == 1 and convolution.fused(namespace, "low_gate_conv", p_low):
-            kept = p_low.new_empty(n * height * width * ((hidden + 15) // 16) * 4, dtype=torch.uint8)
+            kept = p_low.new_empty(
+                n * height * width * ((hidden + 15) // 16) * 4, dtype=torch.uint8
+            )
         else:
             kept = empty_map(p_low, hidden)
         return (empty_map(p_low), *state, *masks, kept)
@@ -100,7 +99,9 @@ def _fake_backward(
         empty_map(p_low),
         empty_map(p_high),
         *(
-            p_low.new_empty(0) if p is None else torch.empty(p.shape, dtype=p.dtype, device=p.device)
+            p_low.new_empty(0)
+            if p is None
+            else torch.empty(p.shape, dtype=p.dtype, device=p.device)
             for p in parameters
         ),
     )
@@ -127,7 +128,10 @@ def _backward_of(namespace: str) -> Any:
                 f"{namespace}::efpn_bs: keep: expected True for an output to differentiate, got False"
             )
         grads = kernels.efpn_bs_backward(grad_out, *ctx.saved_tensors)
-        return (*(g if n else None for g, n in zip(grads, ctx.needs_input_grad, strict=False)), None)
+        return (
+            *(g if n else None for g, n in zip(grads, ctx.needs_input_grad, strict=False)),
+            None,
+        )
 
     return backward
 

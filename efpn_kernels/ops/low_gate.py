@@ -78,9 +78,7 @@ def backward(
     flat = gate_weight.flatten()
     if fused:
         grad_p_low, grad_weight, grad_border, grad_gate_weight, grad_gate_bias = (
-            kernels.low_gate_conv_backward(
-                grad_gate, m_low, kept, p_low, conv_weight, border, flat
-            )
+            kernels.low_gate_conv_backward(grad_gate, m_low, kept, p_low, conv_weight, border, flat)
         )
     else:
         if single:

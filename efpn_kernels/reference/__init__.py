@@ -11,11 +11,11 @@ from .fbsm import FBSM, fbsm, fbsm_mask
 
 __all__ = [
     "CEM",
-    "DCLoss",
     "EFPNBS",
     "FBSM",
     "FORMS",
     "REDUCTIONS",
+    "DCLoss",
     "cem",
     "dc_loss",
     "efpn_bs",

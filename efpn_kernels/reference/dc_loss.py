@@ -112,7 +112,5 @@ class DCLoss(nn.Module):
         if self.training:
             self.project_parameters()
         reduction = self.reduction if reduction_override is None else reduction_override
-        loss = dc_loss(
-            pred, target, self.k, self.delta, weight, self.form, reduction, avg_factor
-        )
+        loss = dc_loss(pred, target, self.k, self.delta, weight, self.form, reduction, avg_factor)
         return self.loss_weight * loss
