@@ -29,7 +29,15 @@ from .records import (
     Row,
 )
 from .step import Step
-from .timers import Sample, Sampler, cold_sets, estimate, make_sampler, synchronize
+from .timers import (
+    Sample,
+    Sampler,
+    cold_sets,
+    estimate,
+    make_sampler,
+    synchronize,
+    use_capturing_stream,
+)
 from .workload import Group, Workload
 
 MIN_ROUNDS, MAX_ROUNDS = 3, 40
@@ -71,6 +79,8 @@ class Harness:
 
     def __init__(self, device: str, backends: tuple[str, ...], progress: Progress) -> None:
         self.device = device
+        if device == "cuda":
+            use_capturing_stream()
         self.backends = backends
         self.progress = progress
         self.rows: list[Row] = []

@@ -111,19 +111,20 @@ class EventSampler:
 
 
 class GraphSampler:
-    """Events around the replay of a CUDA graph of several calls: the kernels alone."""
+    """Events around the replay of a CUDA graph of several calls: the kernels alone.
+
+    Autograd remembers the stream on which it first met a leaf and waits for it at the end of a backward
+    pass, which a capture on another stream may not do. So everything runs on one stream that can
+    capture (:func:`use_capturing_stream`), and the graph is captured there.
+    """
 
     def __init__(self, step: Step, seconds: float, sets: int) -> None:
         self.calls = sets
         self.replays = max(1, math.ceil(MIN_SAMPLE_S["graph"] / (seconds * sets)))
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(2):
-                step(_ignore)
-        torch.cuda.current_stream().wait_stream(stream)
+        for _ in range(2):
+            step(_ignore)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, stream=torch.cuda.current_stream()):
             # The results are kept until the capture ends, or all calls would write the same memory.
             kept = [step(_ignore) for _ in range(sets)]
         del kept
@@ -137,6 +138,12 @@ class GraphSampler:
         end = _recorded()
         end.synchronize()
         return Sample(start.elapsed_time(end) / 1e3 / (self.replays * self.calls))
+
+
+def use_capturing_stream() -> None:
+    """Leave the default stream, which cannot capture, for the rest of the process."""
+    if torch.cuda.current_stream() == torch.cuda.default_stream():
+        torch.cuda.set_stream(torch.cuda.Stream())
 
 
 def _recorded() -> torch.cuda.Event:
