@@ -77,7 +77,7 @@ inline Tensor empty_map_like(const Tensor& map) {
 }
 inline Tensor zeros(std::vector<int64_t> sizes, ScalarType type, bool channels_last = false) {
   Tensor x = empty(std::move(sizes), type, channels_last);
-  std::memset(x.mutable_data_ptr(), 0, x.numel() * x.element_size());
+  if (x.numel() > 0) std::memset(x.mutable_data_ptr(), 0, x.numel() * x.element_size());
   return x;
 }
 
