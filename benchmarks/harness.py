@@ -146,7 +146,7 @@ class Harness:
                 self._checks[key] = self._check(candidate, group, inputs)
         check = self._checks[key]
         if check.error is not None:
-            verdict = judge(check.error, check.eager_error, group.workload, group.direction)
+            verdict = judge(check.error, check.eager_error, group.workload)
             if not verdict.passed:
                 raise NotTimed(verdict.reason)
         return check

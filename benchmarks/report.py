@@ -23,8 +23,8 @@ Every group of rows was measured interleaved (A B A B ...) in one process, after
 passed its check against the float64 oracle. Times are medians, the spread is the distance of the
 quartiles relative to the median. "Ours is" says how many times faster ours is than the row: above 1
 we are faster, below 1 slower. The error is the largest relative error (Frobenius norm) of the
-output, and in training of every gradient; behind a ReLU per pixel (FBSM, EFPNBS) a few inputs that
-round to the other side of zero dominate the gradients' error, in eager as in ours. The library floor is the full-resolution convolutions
+output, and in training of every gradient. Biases keep every ReLU's input off zero: where rounding
+decides a sign, an error says nothing. The library floor is the full-resolution convolutions
 alone, without bias. "Kept" is what autograd saves for backward, parameters excluded: all of it, and
 without the operator's own inputs and outputs. GB/s count the bytes that have to move, once; the
 copy moves the same number of bytes. "Warm" repeats the same tensors, "cold" rotates through more

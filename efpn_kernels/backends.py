@@ -32,7 +32,7 @@ _choice = _validated(os.environ.get(ENVIRONMENT_VARIABLE, "auto"), ENVIRONMENT_V
 _warned: set[tuple[str, str]] = set()
 
 
-class use_backend:  # noqa: N801: a setter that reads as a function
+class use_backend:
     """Choose the backend for all following calls, or inside a ``with`` block.
 
     Args:

@@ -16,7 +16,6 @@ def test_values_and_gradients(backend: Backend, case: Case) -> None:
     assert_accurate(
         lambda seed: block_problem("efpn_bs", case, backend.device, seed),
         draws=1 if case.slow else DRAWS,
-        gradients=not case.slow,
     )
 
 
