@@ -122,9 +122,9 @@ def test_registers_stay_out_of_local_memory(library: tuple[Path, str]) -> None:
 @pytest.mark.parametrize(
     ("source", "kernel", "loads", "stores"),
     [
-        ("context", "map_kernel", 4, 4),
+        ("context_add", "map_kernel", 4, 4),
         ("dc_loss", "dc_loss_kernel", 4, 2),
-        ("mask_apply", "gate_bwd_last_kernel", 4, 0),
+        ("mask_apply_backward", "gate_bwd_last_kernel", 4, 0),
         ("low_gate", "low_gate_last_kernel", 4, 0),
         ("low_gate", "LowGateBackward", 2, 2),
         ("gate_apply", "gate_apply_last_kernel", 4, 4),

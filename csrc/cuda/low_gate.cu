@@ -1,5 +1,5 @@
 // The low gate, Eq. 6: border constant, ReLU, 1x1 convolution and sigmoid in one pass over the
-// convolution's output; its backward; and the passes for a mask per channel.
+// convolution's output; and its backward.
 //
 // low_gate           bytes: conv read once. [1, 256, 200, 200] bf16: 20 MB, 4.8 us at 4.3 TB/s.
 //                    channels_last: a group of lanes takes a pixel, 16 bytes a lane, four pixels in
@@ -219,82 +219,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> low_gate_backward(const Tensor& grad_
   return {grad_conv, grad_border, grad_weight, grad_bias};
 }
 
-// ---- a mask per channel -----------------------------------------------------------------------------------
-
-template <class T, int V, bool channels_last>
-struct BorderReLU {
-  const T* conv;
-  const Acc<T>* border;
-  T* out;
-  int64_t C, H, W;
-
-  using Loaded = Storage<T, V>;
-  __device__ __forceinline__ Loaded load(const At& at) const {
-    return load_raw<V>(conv + at.offset);
-  }
-  __device__ __forceinline__ void apply(const At& at, const Loaded& loaded) const {
-    const int64_t y = divide(at.p, W), x = at.p - y * W;
-    Vec<Acc<T>, V> z = widen<V>(loaded);
-    const auto constant =
-        border_at<channels_last, V>(border, at.n, at.c, border_class(y, H), x, W, C);
-#pragma unroll
-    for (int v = 0; v < V; ++v) z[v] = relu(z[v] + constant[v]);
-    store(out + at.offset, z);
-  }
-};
-
-Tensor border_relu(const Tensor& conv, const Tensor& border) {
-  const Stream stream(conv);
-  const Map m(conv);
-  Tensor out = stream.empty_like(conv);
-  dispatch(conv.scalar_type(), "border_relu", [&](auto t) {
-    using T = typename decltype(t)::type;
-    const Acc<T>* constants = data<Acc<T>>(border);
-    const T* in = data<T>(conv);
-    T* to = data<T>(out);
-    dispatch_width<T>(wide_border_map<T>(m, {in, to, constants}), [&](auto v) {
-      dispatch_bool(m.channels_last, [&](auto last) {
-        constexpr int V = decltype(v)::value;
-        constexpr bool L = decltype(last)::value;
-        launch_map<L, V>(stream, m, BorderReLU<T, V, L>{in, constants, to, m.C, m.H, m.W});
-      });
-    });
-  });
-  return out;
-}
-
-template <class T, int V>
-struct Identity {
-  const T* x;
-
-  using Loaded = Storage<T, V>;
-  __device__ __forceinline__ Loaded load(const At& at) const { return load_raw<V>(x + at.offset); }
-  __device__ __forceinline__ Vec<Acc<T>, V> apply(const At&, int, int64_t, const Loaded& loaded,
-                                                  Vec<Acc<T>, V>&, Acc<T>&) const {
-    return widen<V>(loaded);
-  }
-};
-
-Tensor border_sum(const Tensor& grad) {
-  const Stream stream(grad);
-  const Map m(grad);
-  Tensor out = stream.empty({m.N, 3, 3, m.C}, accumulate_type(grad.scalar_type()));
-  dispatch(grad.scalar_type(), "border_sum", [&](auto t) {
-    using T = typename decltype(t)::type;
-    using A = Acc<T>;
-    const T* in = data<T>(grad);
-    dispatch_width<T>(wide_border_map<T>(m, {in}), [&](auto v) {
-      dispatch_bool(m.channels_last, [&](auto last) {
-        constexpr int V = decltype(v)::value;
-        constexpr bool L = decltype(last)::value;
-        class_sums<T, L, V>(stream, m, Identity<T, V>{in}, data<A>(out), static_cast<A*>(nullptr),
-                            static_cast<A*>(nullptr));
-      });
-    });
-  });
-  return out;
-}
-
 }  // namespace
 }  // namespace cuda
 }  // namespace efpn
@@ -302,6 +226,4 @@ Tensor border_sum(const Tensor& grad) {
 STABLE_TORCH_LIBRARY_IMPL(efpn, CUDA, m) {
   m.impl("low_gate", TORCH_BOX(&efpn::cuda::low_gate));
   m.impl("low_gate_backward", TORCH_BOX(&efpn::cuda::low_gate_backward));
-  m.impl("border_relu", TORCH_BOX(&efpn::cuda::border_relu));
-  m.impl("border_sum", TORCH_BOX(&efpn::cuda::border_sum));
 }

@@ -1,0 +1,93 @@
+// The hidden map of a low gate per channel, Eq. 6: border constant and ReLU; and the adjoint of the border
+// constants, sums by border class.
+//
+// border_relu  bytes: conv read, the map written. [1, 256, 200, 200] bf16: 41 MB, 9.5 us at 4.3 TB/s.
+// border_sum   bytes: the map read once: 20.5 MB, 4.8 us; two stages (border.cuh).
+#include "border.cuh"
+
+namespace efpn {
+namespace cuda {
+namespace {
+
+template <class T, int V, bool channels_last>
+struct BorderReLU {
+  const T* conv;
+  const Acc<T>* border;
+  T* out;
+  int64_t C, H, W;
+
+  using Loaded = Storage<T, V>;
+  __device__ __forceinline__ Loaded load(const At& at) const {
+    return load_raw<V>(conv + at.offset);
+  }
+  __device__ __forceinline__ void apply(const At& at, const Loaded& loaded) const {
+    const int64_t y = divide(at.p, W), x = at.p - y * W;
+    Vec<Acc<T>, V> z = widen<V>(loaded);
+    const auto constant =
+        border_at<channels_last, V>(border, at.n, at.c, border_class(y, H), x, W, C);
+#pragma unroll
+    for (int v = 0; v < V; ++v) z[v] = relu(z[v] + constant[v]);
+    store(out + at.offset, z);
+  }
+};
+
+Tensor border_relu(const Tensor& conv, const Tensor& border) {
+  const Stream stream(conv);
+  const Map m(conv);
+  Tensor out = stream.empty_like(conv);
+  dispatch(conv.scalar_type(), "border_relu", [&](auto t) {
+    using T = typename decltype(t)::type;
+    const Acc<T>* constants = data<Acc<T>>(border);
+    const T* in = data<T>(conv);
+    T* to = data<T>(out);
+    dispatch_width<T>(wide_border_map<T>(m, {in, to, constants}), [&](auto v) {
+      dispatch_bool(m.channels_last, [&](auto last) {
+        constexpr int V = decltype(v)::value;
+        constexpr bool L = decltype(last)::value;
+        launch_map<L, V>(stream, m, BorderReLU<T, V, L>{in, constants, to, m.C, m.H, m.W});
+      });
+    });
+  });
+  return out;
+}
+
+template <class T, int V>
+struct Identity {
+  const T* x;
+
+  using Loaded = Storage<T, V>;
+  __device__ __forceinline__ Loaded load(const At& at) const { return load_raw<V>(x + at.offset); }
+  __device__ __forceinline__ Vec<Acc<T>, V> apply(const At&, int, int64_t, const Loaded& loaded,
+                                                  Vec<Acc<T>, V>&, Acc<T>&) const {
+    return widen<V>(loaded);
+  }
+};
+
+Tensor border_sum(const Tensor& grad) {
+  const Stream stream(grad);
+  const Map m(grad);
+  Tensor out = stream.empty({m.N, 3, 3, m.C}, accumulate_type(grad.scalar_type()));
+  dispatch(grad.scalar_type(), "border_sum", [&](auto t) {
+    using T = typename decltype(t)::type;
+    using A = Acc<T>;
+    const T* in = data<T>(grad);
+    dispatch_width<T>(wide_border_map<T>(m, {in}), [&](auto v) {
+      dispatch_bool(m.channels_last, [&](auto last) {
+        constexpr int V = decltype(v)::value;
+        constexpr bool L = decltype(last)::value;
+        class_sums<T, L, V>(stream, m, Identity<T, V>{in}, data<A>(out), static_cast<A*>(nullptr),
+                            static_cast<A*>(nullptr));
+      });
+    });
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace cuda
+}  // namespace efpn
+
+STABLE_TORCH_LIBRARY_IMPL(efpn, CUDA, m) {
+  m.impl("border_relu", TORCH_BOX(&efpn::cuda::border_relu));
+  m.impl("border_sum", TORCH_BOX(&efpn::cuda::border_sum));
+}

@@ -1,0 +1,153 @@
+// What the kernels use: dtypes, vectors and their loads and stores, sums of warps and blocks.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <type_traits>
+
+#include "../common/target.h"
+
+#define EFPN_ISA cuda
+
+namespace efpn {
+namespace cuda {
+
+using BFloat16 = __nv_bfloat16;
+using Half = __half;
+
+// float16, bfloat16 and float32 accumulate in float32, float64 in float64.
+template <class T>
+using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+// ---- scalars -------------------------------------------------------------------------------------
+
+__device__ __forceinline__ float widen(float x) { return x; }
+__device__ __forceinline__ double widen(double x) { return x; }
+__device__ __forceinline__ float widen(BFloat16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ float widen(Half x) { return __half2float(x); }
+
+template <class T>
+__device__ __forceinline__ T narrow(Acc<T> x) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    return __float2bfloat16_rn(x);
+  } else if constexpr (std::is_same_v<T, Half>) {
+    return __float2half_rn(x);
+  } else {
+    return x;
+  }
+}
+
+__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+__device__ __forceinline__ double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
+
+// max(x, 0) as torch.relu: NaN stays NaN.
+template <class A>
+__device__ __forceinline__ A relu(A x) {
+  return x < A(0) ? A(0) : x;
+}
+
+// Quotient of numbers that are not negative; fast where both fit 32 bits.
+__device__ __forceinline__ int64_t divide(int64_t a, int64_t b) {
+  if (((a | b) >> 32) == 0) return unsigned(a) / unsigned(b);
+  return a / b;
+}
+
+// ---- vectors -------------------------------------------------------------------------------------
+
+// The widest access: elements of T in 16 bytes.
+template <class T>
+constexpr int kWidth = 16 / sizeof(T);
+
+template <class A, int V>
+struct Vec {
+  A v[V];
+  __device__ __forceinline__ A& operator[](int i) { return v[i]; }
+  __device__ __forceinline__ const A& operator[](int i) const { return v[i]; }
+};
+
+template <class T, int V>
+struct alignas(V * sizeof(T) > 16 ? 16 : V * sizeof(T)) Storage {
+  T v[V];
+};
+
+template <int V, class T>
+__device__ __forceinline__ Storage<T, V> load_raw(const T* p) {
+  return *reinterpret_cast<const Storage<T, V>*>(p);
+}
+
+template <int V, class T>
+__device__ __forceinline__ Vec<Acc<T>, V> widen(const Storage<T, V>& raw) {
+  Vec<Acc<T>, V> x;
+#pragma unroll
+  for (int i = 0; i < V; ++i) x[i] = widen(raw.v[i]);
+  return x;
+}
+
+template <int V, class T>
+__device__ __forceinline__ Vec<Acc<T>, V> load(const T* p) {
+  return widen<V>(load_raw<V>(p));
+}
+
+template <class T, int V>
+__device__ __forceinline__ void store(T* p, const Vec<Acc<T>, V>& x) {
+  Storage<T, V> raw;
+#pragma unroll
+  for (int i = 0; i < V; ++i) raw.v[i] = narrow<T>(x[i]);
+  // By intrinsic: the compiler may split the assignment of 16 bytes into words.
+  if constexpr (sizeof(raw) % sizeof(uint4) == 0) {
+#pragma unroll
+    for (int i = 0; i < int(sizeof(raw) / sizeof(uint4)); ++i) {
+      uint4 word;
+      memcpy(&word, reinterpret_cast<const uint4*>(&raw) + i, sizeof(word));
+      __stwb(reinterpret_cast<uint4*>(p) + i, word);
+    }
+  } else {
+    *reinterpret_cast<Storage<T, V>*>(p) = raw;
+  }
+}
+
+template <class A, int V>
+__device__ __forceinline__ Vec<A, V> fill(A value) {
+  Vec<A, V> x;
+#pragma unroll
+  for (int i = 0; i < V; ++i) x[i] = value;
+  return x;
+}
+
+// ---- blocks --------------------------------------------------------------------------------------------
+
+constexpr int kWarp = 32;
+
+// Sum over groups of `width` (a power of two) neighbouring lanes; every lane gets it. The order is fixed.
+template <class A>
+__device__ __forceinline__ A warp_sum(A x, int width = kWarp) {
+  for (int offset = width / 2; offset > 0; offset /= 2) {
+    x += __shfl_xor_sync(0xffffffffu, x, offset, width);
+  }
+  return x;
+}
+
+// Sums of K values over the block's first dimension-flattened threads; thread 0 gets them. `shared`
+// holds K values for each warp. Ends with the shared memory still in use by thread 0's warp.
+template <int K, class A>
+__device__ __forceinline__ void block_sum(A (&x)[K], A* shared, int thread, int threads) {
+  const int warp = thread / kWarp, warps = threads / kWarp;
+#pragma unroll
+  for (int k = 0; k < K; ++k) x[k] = warp_sum(x[k]);
+  if (thread % kWarp == 0) {
+#pragma unroll
+    for (int k = 0; k < K; ++k) shared[warp * K + k] = x[k];
+  }
+  __syncthreads();
+  if (thread == 0) {
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      for (int w = 1; w < warps; ++w) x[k] += shared[w * K + k];
+    }
+  }
+}
+
+}  // namespace cuda
+}  // namespace efpn
