@@ -16,6 +16,13 @@ import torch
 import efpn_kernels
 
 ROOT = Path(__file__).resolve().parent.parent
+# Variables that keep PyTorch, oneDNN, MKL and ours from instructions that the processor has.
+LIMITS = (
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "EFPN_KERNELS_CPU_CAPABILITY",
+)
 
 
 def describe(device: str) -> dict[str, Any]:
@@ -32,6 +39,7 @@ def describe(device: str) -> dict[str, Any]:
         "triton": version("triton"),
         "cpu": cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "limits": " ".join(f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -70,6 +71,19 @@ def measure_memory(
         if backward is not None:
             backward(outputs)
     return Memory(saved, saved_own, peak())
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep freed memory for the next allocation; whether it can (glibc).
+
+    It would return every large block to the system and fault it in again in the next call: on a small
+    virtual machine that takes several times as long as the operator, and varies as much.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    trim_threshold, mmap_max = -1, -4  # malloc.h
+    return mallopt(trim_threshold, 2**31 - 1) == 1 and mallopt(mmap_max, 0) == 1
 
 
 @contextmanager

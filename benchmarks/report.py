@@ -29,7 +29,8 @@ alone, without bias. "Kept" is what autograd saves for backward, parameters excl
 without the operator's own inputs and outputs. GB/s count the bytes that have to move, once; the
 copy moves the same number of bytes. "Warm" repeats the same tensors, "cold" rotates through more
 than the cache holds. Clock "wall" is the host's, "events" times calls on the device, launches
-included, "graph" the kernels alone in a replayed CUDA graph. The first call has all one-time costs.
+included, "graph" the kernels alone in a replayed CUDA graph. Where the C library can, freed memory
+stays with the process, so that no page fault is timed. The first call has all one-time costs.
 The fused DCLoss computes its gradients in the forward pass: compare forward + backward there.
 """
 
@@ -103,7 +104,8 @@ def headline(environment: Mapping[str, Any]) -> str:
     """Device, versions, date and commit in one line."""
     device = environment["device"]
     if environment["device_type"] == "cpu":
-        device += f" ({environment['cpu_capability']}, {environment['threads']} threads)"
+        limited = "limited to " if environment.get("limits") else ""
+        device += f" ({limited}{environment['cpu_capability']}, {environment['threads']} threads)"
     triton = f", Triton {environment['triton']}" if environment["device_type"] == "cuda" else ""
     return (
         f"{device}, PyTorch {environment['torch']}{triton}, Python {environment['python']}, "
