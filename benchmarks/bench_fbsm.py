@@ -18,6 +18,8 @@ def plan(options: Options) -> list[Group]:
     groups = []
     for dtype in options.dtypes:
         for full_shape in neck_shapes(options.size, options.device):
+            if options.device == "cpu" and full_shape.batch > 1:
+                continue  # bench_efpn_bs shows what a batch does
             shape = replace(full_shape, hidden=min(HIDDEN, full_shape.hidden))
             workload = Workload(
                 operator="FBSM",
