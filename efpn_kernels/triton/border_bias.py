@@ -11,16 +11,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import settings
 from .launch import cdiv, launch, power_of_2
 
 CLASSES = tl.constexpr(16)
 """The nine classes, padded to a power of two."""
-
-OUTPUTS = 2
-"""Output channels of a program: one warp, so that sums over the input channels stay in it."""
-
-CONTEXT_CHANNELS = 4
-"""Channels of the context that a program of its backward takes."""
 
 
 @triton.jit
@@ -53,7 +48,7 @@ def border_bias_kernel(
 ):
     """border ``[N, 9, D]``: bias and the taps inside, for each class."""
     ACC: tl.constexpr = border_ptr.dtype.element_ty
-    n = tl.program_id(0)
+    n = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
     k = tl.arange(0, CLASSES)
     bias = tl.load(bias_ptr + d, d < D, other=0.0).to(ACC)
@@ -68,7 +63,7 @@ def border_bias_kernel(
             total += tl.load(pointers, inside, other=0.0).to(ACC) * context[None, :]
         value = tl.sum(total, axis=1)
         border += tl.where(tap_in_class(tap, H, W)[:, None], value[None, :], 0.0)
-    pointers = border_ptr + (n * 9 + k[:, None]) * D + d[None, :]
+    pointers = border_ptr + n * 9 * D + (k[:, None] * D + d[None, :])
     tl.store(pointers, border, (k < 9)[:, None] & (d < D)[None, :])
 
 
@@ -83,9 +78,10 @@ def border_bias(context: Tensor, weight: Tensor, bias: Tensor, H: int, W: int) -
     D = weight.shape[0]
     border = context.new_empty(N, 3, 3, D)
     if N:
+        limits = settings.find("border_bias", weight)
         launch(
             border_bias_kernel,
-            (N, cdiv(D, OUTPUTS)),
+            (N, cdiv(D, limits.rows)),
             context,
             weight,
             bias,
@@ -95,19 +91,19 @@ def border_bias(context: Tensor, weight: Tensor, bias: Tensor, H: int, W: int) -
             H,
             W,
             *tap_strides(weight),
-            OUTPUTS=OUTPUTS,
-            CHANNELS=power_of_2(C, 256),
-            num_warps=1,
+            OUTPUTS=limits.rows,
+            CHANNELS=power_of_2(C, limits.columns),
+            num_warps=limits.warps,
         )
     return border
 
 
 @triton.jit
-def tap_grad(grad_border_ptr, n, d, D, tap, H, W):
-    """``grad V[tap, d]``: the sum of grad_border over the classes that contain the tap."""
+def tap_grad(grad_border_ptr, d, D, tap, H, W):
+    """``grad V[tap, d]``: the sum of an image's grad_border over the classes that contain the tap."""
     k = tl.arange(0, CLASSES)
     inside = tap_in_class(tap, H, W)[:, None] & (d < D)[None, :]
-    grad = tl.load(grad_border_ptr + (n * 9 + k[:, None]) * D + d[None, :], inside, other=0.0)
+    grad = tl.load(grad_border_ptr + (k[:, None] * D + d[None, :]), inside, other=0.0)
     return tl.sum(grad, axis=0)
 
 
@@ -127,14 +123,15 @@ def border_context_bwd_kernel(
 ):
     """grad_context ``[N, C] = sum over taps and d of grad V[tap, d] weight[d, c, tap]``."""
     ACC: tl.constexpr = grad_context_ptr.dtype.element_ty
-    n = tl.program_id(0)
+    n = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    grad_border = grad_border_ptr + n * 9 * D
     total = tl.zeros([OUTPUTS, CHANNELS], ACC)
     for d0 in range(0, D, OUTPUTS):
         d = d0 + tl.arange(0, OUTPUTS)
         inside = (d < D)[:, None] & (c < C)[None, :]
         for tap in tl.static_range(9):
-            grad = tap_grad(grad_border_ptr, n, d, D, tap, H, W)
+            grad = tap_grad(grad_border, d, D, tap, H, W)
             pointers = weight_ptr + d[:, None] * (9 * C) + c[None, :] * weight_c + tap * weight_tap
             total += tl.load(pointers, inside, other=0.0).to(ACC) * grad[:, None]
     tl.store(grad_context_ptr + n * C + c, tl.sum(total, axis=0), c < C)
@@ -164,11 +161,13 @@ def border_weight_bwd_kernel(
     k = tl.arange(0, CLASSES)
     total = tl.zeros([OUTPUTS, CHANNELS], ACC)
     grad_bias = tl.zeros([OUTPUTS], ACC)
-    for n in range(0, N):
+    for image in range(0, N):
+        n = tl.cast(image, tl.int64)
+        grad_border = grad_border_ptr + n * 9 * D
         context = tl.load(context_ptr + n * C + c, c < C, other=0.0)
-        total += tap_grad(grad_border_ptr, n, d, D, tap, H, W)[:, None] * context[None, :]
+        total += tap_grad(grad_border, d, D, tap, H, W)[:, None] * context[None, :]
         inside = (k < 9)[:, None] & (d < D)[None, :]
-        pointers = grad_border_ptr + (n * 9 + k[:, None]) * D + d[None, :]
+        pointers = grad_border + (k[:, None] * D + d[None, :])
         grad_bias += tl.sum(tl.load(pointers, inside, other=0.0), axis=0)
     inside = (d < D)[:, None] & (c < C)[None, :]
     pointers = grad_weight_ptr + d[:, None] * (9 * C) + c[None, :] * weight_c + tap * weight_tap
@@ -188,9 +187,10 @@ def border_bias_backward(
     grad_bias = context.new_empty(D)
     strides = tap_strides(weight)
     if N:
+        limits = settings.find("border_context_bwd", weight)
         launch(
             border_context_bwd_kernel,
-            (N, cdiv(C, CONTEXT_CHANNELS)),
+            (N, cdiv(C, limits.columns)),
             grad_border,
             weight,
             grad_context,
@@ -199,13 +199,15 @@ def border_bias_backward(
             H,
             W,
             *strides,
-            OUTPUTS=power_of_2(D, 256),
-            CHANNELS=CONTEXT_CHANNELS,
+            OUTPUTS=power_of_2(D, limits.rows),
+            CHANNELS=limits.columns,
+            num_warps=limits.warps,
         )
-    channels = power_of_2(C, 128)
+    limits = settings.find("border_weight_bwd", weight)
+    channels = power_of_2(C, limits.columns)
     launch(
         border_weight_bwd_kernel,
-        (cdiv(D, 4 * OUTPUTS), cdiv(C, channels), 9),
+        (cdiv(D, limits.rows), cdiv(C, channels), 9),
         grad_border,
         context,
         grad_weight,
@@ -216,7 +218,8 @@ def border_bias_backward(
         H,
         W,
         *strides,
-        OUTPUTS=4 * OUTPUTS,
+        OUTPUTS=limits.rows,
         CHANNELS=channels,
+        num_warps=limits.warps,
     )
     return grad_context, grad_weight, grad_bias

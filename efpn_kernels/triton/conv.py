@@ -20,17 +20,9 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from .launch import power_of_2
+from . import settings
+from .launch import cdiv, power_of_2
 from .tile import border_class, relu, sigmoid
-
-ROWS, COLUMNS = 8, 16
-"""The patch of a program: 128 pixels, two warpgroups of Hopper's tensor cores."""
-
-BLOCK_C = 64
-"""Input channels of a step: 128 bytes, one swizzled row of shared memory."""
-
-MAX_OUTPUTS = 256
-"""Output channels that fit the registers of one program."""
 
 
 @triton.jit
@@ -39,7 +31,7 @@ def gated_patch(x, context_ptr, mask_ptr, n, y, x_position, c, H, W, C):
     at = (tl.cast(n, tl.int64) * H + y) * W + x_position
     inside = (y >= 0) & (y < H) & (x_position >= 0) & (x_position < W)
     mask = tl.load(mask_ptr + at, inside, other=0.0)
-    context = tl.load(context_ptr + n * C + c, c < C, other=0.0)
+    context = tl.load(context_ptr + tl.cast(n, tl.int64) * C + c, c < C, other=0.0)
     return ((x.to(tl.float32) + context[None, :]) * mask[:, None]).to(x.dtype)
 
 
@@ -121,7 +113,17 @@ def conv3x3_kernel(
     if TO_GATE:
         if STORE:
             tl.store(out_ptr + offsets, total.to(out_ptr.dtype.element_ty), tile_inside)
-        total = add_border(total, bias_ptr + n * 9 * D, d, y, x, H, W, D, weight_descriptor.dtype)
+        total = add_border(
+            total,
+            bias_ptr + tl.cast(n, tl.int64) * 9 * D,
+            d,
+            y,
+            x,
+            H,
+            W,
+            D,
+            weight_descriptor.dtype,
+        )
         gate_weight = tl.load(gate_weight_ptr + d, d < D, other=0.0).to(tl.float32)
         hidden = relu(total)
         logit = tl.sum(hidden * gate_weight[:, None], axis=0) + tl.load(gate_bias_ptr).to(
@@ -140,7 +142,7 @@ def can_run(x: Tensor, D: int | None = None) -> bool:
         x.dtype in (torch.bfloat16, torch.float16)
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.shape[1] % 8 == 0
-        and (D is None or D <= MAX_OUTPUTS)
+        and (D is None or settings.find("conv3x3", x).outputs >= D)
     )
 
 
@@ -154,18 +156,19 @@ def launch(
     gate_bias: Tensor | None,
     gate: Tensor | None,
     out: Tensor | None,
-    outputs: int,
 ) -> None:
     """One launch into gate, or into out."""
     N, C, H, W = x.shape
     D = weight.shape[0]
+    patch = settings.find("conv3x3", x)
+    outputs = max(power_of_2(D, patch.outputs), 16)
     # [N, H, W, C] and [D, 9, C] as they lie in memory; a tap of the weight is one row of channels.
     weight = weight.contiguous(memory_format=torch.channels_last)
     x_descriptor = TensorDescriptor(
-        x, [N, H, W, C], [H * W * C, W * C, C, 1], [1, ROWS, COLUMNS, BLOCK_C]
+        x, [N, H, W, C], [H * W * C, W * C, C, 1], [1, patch.rows, patch.columns, patch.channels]
     )
-    weight_descriptor = TensorDescriptor(weight, [D, 9 * C], [9 * C, 1], [outputs, BLOCK_C])
-    grid = (triton.cdiv(D, outputs), triton.cdiv(H, ROWS) * triton.cdiv(W, COLUMNS), N)
+    weight_descriptor = TensorDescriptor(weight, [D, 9 * C], [9 * C, 1], [outputs, patch.channels])
+    grid = (cdiv(D, outputs), cdiv(H, patch.rows) * cdiv(W, patch.columns), N)
     conv3x3_kernel[grid](
         x_descriptor,
         weight_descriptor,
@@ -180,15 +183,15 @@ def launch(
         W,
         C,
         D,
-        ROWS=ROWS,
-        COLUMNS=COLUMNS,
-        BLOCK_C=BLOCK_C,
+        ROWS=patch.rows,
+        COLUMNS=patch.columns,
+        BLOCK_C=patch.channels,
         OUTPUTS=outputs,
         GATED_INPUT=mask is not None,
         TO_GATE=gate is not None,
         STORE=out is not None,
-        num_warps=8,
-        num_stages=3,
+        num_warps=patch.warps,
+        num_stages=patch.stages,
     )
 
 
@@ -223,7 +226,6 @@ def low_gate_conv(
             gate_bias,
             gate,
             kept if keep else None,
-            max(power_of_2(D, MAX_OUTPUTS), 16),
         )
     return gate, kept
 
@@ -242,8 +244,7 @@ def refine_conv(
     if context is None:
         context = mask.new_zeros(N, C)
     if out.numel():
-        outputs = max(power_of_2(weight.shape[0], MAX_OUTPUTS), 16)
-        launch(p_low, weight, context, mask, bias, None, None, None, out, outputs)
+        launch(p_low, weight, context, mask, bias, None, None, None, out)
     return out
 
 
@@ -256,6 +257,5 @@ def relu_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         memory_format=torch.channels_last,
     )
     if out.numel():
-        outputs = max(power_of_2(weight.shape[0], MAX_OUTPUTS), 16)
-        launch(x, weight, None, None, bias, None, None, None, out, outputs)
+        launch(x, weight, None, None, bias, None, None, None, out)
     return out

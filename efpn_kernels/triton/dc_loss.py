@@ -3,7 +3,7 @@
 With ``e = |pred - target|``, ``s = -1`` in the text form and 1 otherwise, ``a = sigmoid(s k (e - delta))``:
 ``l = scale weight (a e^2 + (1 - a) e)``, and the gradients of ``efpn_kernels.ops.kernels``.
 
-Up to ``ONE_PROGRAM`` elements one program does it all in one launch; beyond, each program writes its
+Up to ``one_program`` elements of its setting one program does it all in one launch; beyond, each program writes its
 partial sums and a second launch adds them in order.
 
 On an H200 (4.3 TB/s) in float32, forward with gradients, 12 bytes (16 with weight) an element:
@@ -23,12 +23,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import settings
 from .launch import accumulator, cdiv, chunks, launch, power_of_2
 from .tile import sigmoid
-
-BLOCK = 2048
-ONE_PROGRAM = 16384
-PROGRAMS = 2048
 
 
 @triton.jit
@@ -156,13 +153,14 @@ def launch_dc_loss(
 ) -> None:
     """One or two launches into loss and gradients."""
     numel = pred.numel()
-    final = numel <= ONE_PROGRAM or not (reduce or with_grad)
-    if numel <= ONE_PROGRAM:
-        block, programs = power_of_2(numel, BLOCK), 1
+    limits = settings.find("dc_loss", pred)
+    final = numel <= limits.one_program or not (reduce or with_grad)
+    if numel <= limits.one_program:
+        block, programs = power_of_2(numel, limits.block), 1
         tiles = cdiv(numel, block)
     else:
-        block = BLOCK
-        tiles, programs = chunks(numel, block, PROGRAMS if reduce or with_grad else numel)
+        block = limits.block
+        tiles, programs = chunks(numel, block, limits.programs if reduce or with_grad else numel)
     partial = loss if final else pred.new_empty(programs, 3, dtype=accumulator(pred))
     launch(
         dc_loss_kernel,
@@ -186,7 +184,7 @@ def launch_dc_loss(
         REDUCE=reduce,
         WITH_GRAD=with_grad,
         FINAL=final,
-        num_warps=8,
+        num_warps=limits.warps,
     )
     if not final:
         launch(
@@ -196,10 +194,10 @@ def launch_dc_loss(
             loss,
             *gradients[1:],
             programs,
-            ROWS=power_of_2(programs, PROGRAMS),
+            ROWS=power_of_2(programs, limits.programs),
             REDUCE=reduce,
             WITH_GRAD=with_grad,
-            num_warps=8,
+            num_warps=limits.warps,
         )
 
 

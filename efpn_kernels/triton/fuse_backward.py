@@ -7,9 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import settings
 from .gate_apply import load_neighbour
-from .launch import REDUCTION_PROGRAMS, chunks, launch, power_of_2
+from .launch import chunks, launch, power_of_2
 from .reduce import split_sum
+from .settings import REDUCTION_PROGRAMS
 
 
 @triton.jit
@@ -28,7 +30,7 @@ def fuse_bwd_kernel(
 ):
     """The fuse convolution's gradients: grad_sum by gathering, partial sums ``[programs, 10]``."""
     ACC: tl.constexpr = grad_sum_ptr.dtype.element_ty
-    n = tl.program_id(1)
+    n = tl.program_id(1).to(tl.int64)
     column = tl.arange(0, 16)
     sums = tl.zeros([16], ACC)
     for tile in range(tl.program_id(0) * tiles, (tl.program_id(0) + 1) * tiles):
@@ -46,7 +48,7 @@ def fuse_bwd_kernel(
             fused += load_neighbour(m_low_ptr, n, y + dy, x + dx, H, W)
             sums += tl.where(column == tap, tl.sum(centre * fused, axis=0), 0.0)
         sums += tl.where(column == 9, tl.sum(centre, axis=0), 0.0)
-        tl.store(grad_sum_ptr + tl.cast(n, tl.int64) * HW + p, grad_sum, p < HW)
+        tl.store(grad_sum_ptr + n * HW + p, grad_sum, p < HW)
     program = n * tl.num_programs(0) + tl.program_id(0)
     tl.store(partial_ptr + program * 10 + column, sums, column < 10)
 
@@ -57,7 +59,8 @@ def fuse_backward(
     """grad_sum ``[N, 1, H, W]``, grad_fuse_weight ``[1, 1, 3, 3]``, grad_fuse_bias ``[1]``."""
     N, _, H, W = grad_logit.shape
     grad_sum = torch.empty_like(grad_logit)
-    pixels = power_of_2(H * W, 256)
+    limits = settings.find("fuse_bwd", grad_logit)
+    pixels = power_of_2(H * W, limits.columns)
     tiles, count = chunks(H * W, pixels, max(REDUCTION_PROGRAMS // max(N, 1), 1))
     partial = grad_logit.new_empty(N * count, 10)
     if grad_logit.numel():
@@ -75,6 +78,7 @@ def fuse_backward(
             H * W,
             tiles,
             PIXELS=pixels,
+            num_warps=limits.warps,
         )
     grad_weight, grad_bias = split_sum(partial, 9, 1)
     return grad_sum, grad_weight.view(1, 1, 3, 3), grad_bias

@@ -1,4 +1,4 @@
-"""FBSM: fuse the gates (Eq. 7), separate (Eq. 5) and their backward.
+"""FBSM: fuse the gates (Eq. 7) and separate (Eq. 5) in one pass.
 
 At p_low ``[1, 256, 200, 200]`` in bfloat16, one mask for all channels, on an H200 (4.3 TB/s):
 
@@ -20,17 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import (
-    accumulator,
-    accumulator_type,
-    both_sums_tile,
-    cdiv,
-    deep_tile,
-    is_channels_last,
-    launch,
-    wide_tile,
-)
-from .reduce import row_sum
+from .launch import cdiv, is_channels_last, launch, map_tile_of
 from .tile import map_tile, sigmoid
 
 
@@ -38,7 +28,7 @@ from .tile import map_tile, sigmoid
 def load_neighbour(gate_ptr, n, y, x, H, W):
     """A gate at pixels that may lie outside of the image, where it is zero."""
     inside = (y >= 0) & (y < H) & (x >= 0) & (x < W)
-    return tl.load(gate_ptr + (tl.cast(n, tl.int64) * H + y) * W + x, inside, other=0.0)
+    return tl.load(gate_ptr + (n * H + y) * W + x, inside, other=0.0)
 
 
 @triton.jit
@@ -63,7 +53,7 @@ def gate_apply_kernel(
     """mask ``= sigmoid(fuse_bias + conv3x3(m_high + m_low))`` and x ``= (p_low + context) mask``."""
     ACC: tl.constexpr = mask_ptr.dtype.element_ty
     p0 = tl.program_id(0) * PIXELS
-    n = tl.program_id(1)
+    n = tl.program_id(1).to(tl.int64)
     p = p0 + tl.arange(0, PIXELS)
     logit = tl.zeros([PIXELS], ACC) + tl.load(fuse_bias_ptr).to(ACC)
     for tap in tl.static_range(9):
@@ -71,7 +61,7 @@ def gate_apply_kernel(
         x = p % W + (tap % 3 - 1)
         fused = load_neighbour(m_high_ptr, n, y, x, H, W) + load_neighbour(m_low_ptr, n, y, x, H, W)
         logit += tl.load(fuse_weight_ptr + tap).to(ACC) * fused
-    mask_pointers = mask_ptr + tl.cast(n, tl.int64) * HW + p
+    mask_pointers = mask_ptr + n * HW + p
     tl.store(mask_pointers, sigmoid(logit), p < HW)
     # Through memory, or else every thread computes the mask of each pixel of its tile.
     tl.debug_barrier()
@@ -101,7 +91,7 @@ def gate_apply(
     mask = torch.empty_like(m_high)
     if mask.numel():
         channels_last = is_channels_last(p_low)
-        tile = deep_tile(C, H * W, channels_last)
+        tile = map_tile_of("gate_apply", p_low)
         launch(
             gate_apply_kernel,
             (cdiv(H * W, tile.pixels), N),
@@ -124,212 +114,3 @@ def gate_apply(
             num_warps=tile.warps,
         )
     return x, mask
-
-
-@triton.jit
-def load_mask(
-    mask_ptr,
-    n,
-    p0,
-    c0,
-    HW,
-    C,
-    inside,
-    PIXELS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
-    GATED: tl.constexpr,
-):
-    """A mask as a tile ``[PIXELS, 1]`` of a gate or ``[PIXELS, CHANNELS]`` of a map."""
-    if GATED:
-        p = p0 + tl.arange(0, PIXELS)
-        mask = tl.load(mask_ptr + tl.cast(n, tl.int64) * HW + p, p < HW, other=0.0)[:, None]
-    else:
-        pointers = map_tile(mask_ptr, n, p0, c0, HW, C, PIXELS, CHANNELS, CHANNELS_LAST)
-        mask = tl.load(pointers, inside, other=0.0)
-    return mask
-
-
-@triton.jit
-def mask_apply_kernel(
-    p_low_ptr,
-    context_ptr,
-    mask_ptr,
-    x_ptr,
-    HW,
-    C,
-    ACC: tl.constexpr,
-    PIXELS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
-    GATED: tl.constexpr,
-    HAS_CONTEXT: tl.constexpr,
-    MERGE: tl.constexpr,
-):
-    """x ``= (p_low + context) mask``, or with ``MERGE`` x ``+= p_low mask``."""
-    p0 = tl.program_id(0) * PIXELS
-    c0 = tl.program_id(1) * CHANNELS
-    n = tl.program_id(2)
-    c = c0 + tl.arange(0, CHANNELS)
-    inside = (p0 + tl.arange(0, PIXELS) < HW)[:, None] & (c < C)[None, :]
-    pointers = map_tile(p_low_ptr, n, p0, c0, HW, C, PIXELS, CHANNELS, CHANNELS_LAST)
-    total = tl.load(pointers, inside, other=0.0).to(ACC)
-    mask = load_mask(mask_ptr, n, p0, c0, HW, C, inside, PIXELS, CHANNELS, CHANNELS_LAST, GATED)
-    if HAS_CONTEXT:
-        total += tl.load(context_ptr + n * C + c, c < C, other=0.0)[None, :]
-    total *= mask.to(ACC)
-    pointers = map_tile(x_ptr, n, p0, c0, HW, C, PIXELS, CHANNELS, CHANNELS_LAST)
-    if MERGE:
-        total += tl.load(pointers, inside, other=0.0).to(ACC)
-    tl.store(pointers, total.to(x_ptr.dtype.element_ty), inside)
-
-
-def launch_mask_apply(
-    p_low: Tensor, context: Tensor | None, mask: Tensor, x: Tensor, merge: bool
-) -> None:
-    """The pass of :func:`mask_apply` and :func:`mask_merge_`, into x."""
-    N, C, H, W = p_low.shape
-    if p_low.numel() == 0:
-        return
-    channels_last = is_channels_last(p_low)
-    tile = wide_tile(C, H * W, channels_last)
-    launch(
-        mask_apply_kernel,
-        (cdiv(H * W, tile.pixels), cdiv(C, tile.channels), N),
-        p_low,
-        context,
-        mask,
-        x,
-        H * W,
-        C,
-        ACC=accumulator_type(p_low),
-        PIXELS=tile.pixels,
-        CHANNELS=tile.channels,
-        CHANNELS_LAST=channels_last,
-        GATED=is_gate(mask, p_low),
-        HAS_CONTEXT=context is not None,
-        MERGE=merge,
-        num_warps=tile.warps,
-    )
-
-
-def is_gate(mask: Tensor, p_low: Tensor) -> bool:
-    """Whether a mask is one for all channels; where C is 1, a gate by its dtype or just as good."""
-    return mask.shape[1] == 1 and (p_low.shape[1] != 1 or mask.dtype == accumulator(p_low))
-
-
-def mask_apply(p_low: Tensor, context: Tensor | None, mask: Tensor) -> Tensor:
-    """``(p_low + context) mask`` for a gate ``[N, 1, H, W]`` or a map ``[N, C, H, W]``."""
-    x = torch.empty_like(p_low)
-    launch_mask_apply(p_low, context, mask, x, merge=False)
-    return x
-
-
-def mask_merge_(grad_p_low: Tensor, grad_x: Tensor, mask: Tensor) -> None:
-    """``grad_p_low += grad_x mask``, in place."""
-    launch_mask_apply(grad_x, None, mask, grad_p_low, merge=True)
-
-
-@triton.jit
-def mask_apply_bwd_kernel(
-    grad_x_ptr,
-    p_low_ptr,
-    context_ptr,
-    mask_ptr,
-    grad_logit_ptr,
-    partial_ptr,
-    HW,
-    C,
-    tiles,
-    ACC: tl.constexpr,
-    PIXELS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
-    GATED: tl.constexpr,
-    HAS_CONTEXT: tl.constexpr,
-    ONE_BLOCK: tl.constexpr,
-):
-    """grad_logit ``= mask (1 - mask) grad_x (p_low + context)``, summed over channels with ``GATED``.
-
-    partial ``[N, chunks, C]`` sums ``grad_x mask`` over the pixels of a program: one tile, or several
-    where all channels are in one block of the tile and their sums stay in registers.
-    """
-    chunk = tl.program_id(0)
-    n = tl.program_id(1)
-    context_sum = tl.zeros([CHANNELS], ACC)
-    partial_row = (n.to(tl.int64) * tl.num_programs(0) + chunk) * C
-    for tile in range(chunk * tiles, (chunk + 1) * tiles):
-        p0 = tile * PIXELS
-        p = p0 + tl.arange(0, PIXELS)
-        logit_sum = tl.zeros([PIXELS, CHANNELS], ACC)
-        for c0 in range(0, C, CHANNELS):
-            c = c0 + tl.arange(0, CHANNELS)
-            inside = (p < HW)[:, None] & (c < C)[None, :]
-            pointers = map_tile(grad_x_ptr, n, p0, c0, HW, C, PIXELS, CHANNELS, CHANNELS_LAST)
-            grad_x = tl.load(pointers, inside, other=0.0).to(ACC)
-            pointers = map_tile(p_low_ptr, n, p0, c0, HW, C, PIXELS, CHANNELS, CHANNELS_LAST)
-            total = tl.load(pointers, inside, other=0.0).to(ACC)
-            mask = load_mask(
-                mask_ptr, n, p0, c0, HW, C, inside, PIXELS, CHANNELS, CHANNELS_LAST, GATED
-            ).to(ACC)
-            if HAS_CONTEXT:
-                total += tl.load(context_ptr + n * C + c, c < C, other=0.0)[None, :]
-                block_sum = tl.sum(grad_x * mask, axis=0)
-                if ONE_BLOCK:
-                    context_sum += block_sum
-                else:
-                    tl.store(partial_ptr + partial_row + c, block_sum, c < C)
-            if GATED:
-                logit_sum += grad_x * total
-            else:
-                grad_logit = mask * (1 - mask) * grad_x * total
-                pointers = map_tile(
-                    grad_logit_ptr, n, p0, c0, HW, C, PIXELS, CHANNELS, CHANNELS_LAST
-                )
-                tl.store(pointers, grad_logit.to(grad_logit_ptr.dtype.element_ty), inside)
-        if GATED:
-            at = tl.cast(n, tl.int64) * HW + p
-            mask = tl.load(mask_ptr + at, p < HW, other=0.0)
-            tl.store(grad_logit_ptr + at, mask * (1 - mask) * tl.sum(logit_sum, axis=1), p < HW)
-    if HAS_CONTEXT and ONE_BLOCK:
-        c = tl.arange(0, CHANNELS)
-        tl.store(partial_ptr + partial_row + c, context_sum, c < C)
-
-
-def mask_apply_backward(
-    grad_x: Tensor, p_low: Tensor, context: Tensor | None, mask: Tensor
-) -> tuple[Tensor, Tensor]:
-    """grad_logit (like mask) and grad_context ``[N, C]`` (no elements without context)."""
-    N, C, H, W = p_low.shape
-    grad_logit = torch.empty_like(mask)
-    channels_last = is_channels_last(p_low)
-    tile = both_sums_tile(C, H * W, channels_last, over_pixels=context is not None)
-    one_block = tile.channels >= C
-    tiles = 4 if one_block and tile.warps == 1 else 1
-    count = cdiv(H * W, tile.pixels * tiles)
-    partial = None if context is None else context.new_empty(N, count, C)
-    if p_low.numel():
-        launch(
-            mask_apply_bwd_kernel,
-            (count, N),
-            grad_x,
-            p_low,
-            context,
-            mask,
-            grad_logit,
-            partial,
-            H * W,
-            C,
-            tiles,
-            ACC=accumulator_type(p_low),
-            PIXELS=tile.pixels,
-            CHANNELS=tile.channels,
-            CHANNELS_LAST=channels_last,
-            GATED=is_gate(mask, p_low),
-            HAS_CONTEXT=context is not None,
-            ONE_BLOCK=one_block,
-            num_warps=tile.warps,
-        )
-    if partial is None:
-        return grad_logit, p_low.new_empty(0, dtype=accumulator(p_low))
-    return grad_logit, row_sum(partial)

@@ -1,8 +1,4 @@
-"""Launches, and their settings: fixed functions of the shape and the memory format.
-
-Nothing is tuned at run time, so a captured graph replays what ran before and two runs give the same
-bits. Sizes aim at 16-byte accesses and 16 to 32 elements for each thread.
-"""
+"""Launches, and the tiles that shapes take from the tables of ``settings``."""
 
 from __future__ import annotations
 
@@ -15,11 +11,14 @@ from torch import Tensor
 from triton.compiler import CompiledKernel
 from triton.runtime import JITFunction, driver
 
+from . import settings
+from .settings import CHANNELS_LAST, CONTIGUOUS, Limits
+
 _compiled: dict[tuple, tuple[CompiledKernel, tuple]] = {}
 
 
-def launch(kernel: JITFunction, grid: tuple[int, ...], *args: object, **settings: object) -> None:
-    """``kernel[grid](*args, **settings)`` on the current stream, with less work on the host.
+def launch(kernel: JITFunction, grid: tuple[int, ...], *args: object, **options: object) -> None:
+    """``kernel[grid](*args, **options)`` on the current stream, with less work on the host.
 
     Triton's own launch derives the specialisation of every argument anew, which takes longer than most
     of these kernels run. Here what it compiled is looked up by what it specialises on: dtypes, 16-byte
@@ -29,18 +28,18 @@ def launch(kernel: JITFunction, grid: tuple[int, ...], *args: object, **settings
         kernel: the kernel.
         grid: one to three sizes.
         args: tensors, numbers and None for the parameters that are no constexpr, in their order.
-        settings: the constexpr parameters in their order, and options of the compiler.
+        options: the constexpr parameters in their order, and options of the compiler.
     """
     tensor = next(a for a in args if isinstance(a, Tensor))
     if not tensor.is_cuda:  # interpreted, or compiled for a GPU that is not here
-        kernel[grid](*args, **settings)
+        kernel[grid](*args, **options)
         return
     device = tensor.get_device()
-    key = (id(kernel), device, *settings.values(), *[specialization(a) for a in args])
+    key = (id(kernel), device, *options.values(), *[specialization(a) for a in args])
     found = _compiled.get(key)
     if found is None:
-        compiled = kernel[grid](*args, **settings)
-        constants = tuple(settings[name] for name in kernel.arg_names[len(args) :])
+        compiled = kernel[grid](*args, **options)
+        constants = tuple(options[name] for name in kernel.arg_names[len(args) :])
         _compiled[key] = compiled, constants
         return
     compiled, constants = found
@@ -104,42 +103,37 @@ def alignment(size: int) -> int:
     return math.gcd(size, 16)
 
 
-def wide_tile(C: int, HW: int, channels_last: bool) -> Tile:
-    """For passes without a reduction over channels: rows of memory as long as they come."""
-    if channels_last:
-        channels = power_of_2(C, 256)
-        return Tile(power_of_2(HW, 4096 // channels), channels, 4)
-    pixels = power_of_2(HW, 1024)
-    return Tile(pixels, power_of_2(C, 4096 // pixels), 4)
+def map_class(x: Tensor) -> str:
+    """The class of settings for a map."""
+    return CHANNELS_LAST if is_channels_last(x) else CONTIGUOUS
 
 
-def deep_tile(C: int, HW: int, channels_last: bool) -> Tile:
-    """For passes that reduce over channels: a program keeps its pixels and loops over channels."""
-    if channels_last:
-        channels = power_of_2(C, 256)
-        return Tile(power_of_2(HW, 4096 // channels), channels, 4)
-    pixels = power_of_2(HW, 64)
-    return Tile(pixels, power_of_2(C, 4096 // pixels), 4)
+def tile_of(
+    limits: Limits, pixels: int, channels: int, channels_last: bool, image: int = 0
+) -> Tile:
+    """The tile for maps of so many pixels (of an image or of a row) and channels.
 
-
-def sum_tile(C: int, pixels: int, channels_last: bool) -> Tile:
-    """For passes that sum over pixels (of an image or of a row), adding up tile after tile.
-
-    One warp holds all rows of a channels_last tile, so that sums over pixels stay in its registers.
+    image: the pixels of a whole image of a contiguous map, between one channel and the next: offsets
+    inside of a tile are to fit 32 bits.
     """
-    if channels_last:
-        channels = power_of_2(C, 256)
-        return Tile(power_of_2(pixels, 2048 // channels), channels, 1)
-    pixels = power_of_2(pixels, 1024)
-    return Tile(pixels, power_of_2(C, 4096 // pixels), 4)
+    run, across = (channels, pixels) if channels_last else (pixels, channels)
+    run = power_of_2(run, limits.run)
+    across = power_of_2(across, min(max(limits.elements // run, 1), limits.across))
+    while across > 1 and across * image >= 2**31:
+        across //= 2
+    warps = limits.warps
+    if limits.per_warp:
+        warps = min(max(run * across // limits.per_warp, 1), warps)
+    return Tile(across, run, warps) if channels_last else Tile(run, across, warps)
 
 
-def both_sums_tile(C: int, HW: int, channels_last: bool, over_pixels: bool) -> Tile:
-    """For passes that sum over channels and, if asked for, over pixels."""
-    if channels_last and over_pixels:
-        return sum_tile(C, HW, channels_last)
-    tile = deep_tile(C, HW, channels_last)
-    return tile._replace(warps=8) if over_pixels else tile
+def map_tile_of(kernel: str, x: Tensor, pixels: int | None = None) -> Tile:
+    """The tile of a kernel that walks the map ``x``: all pixels of an image, unless said otherwise."""
+    _, C, H, W = x.shape
+    limits = settings.find(kernel, x, map_class(x))
+    channels_last = is_channels_last(x)
+    image = 0 if channels_last else H * W
+    return tile_of(limits, H * W if pixels is None else pixels, C, channels_last, image)
 
 
 def chunks(positions: int, tile: int, programs: int) -> tuple[int, int]:
@@ -147,10 +141,3 @@ def chunks(positions: int, tile: int, programs: int) -> tuple[int, int]:
     tiles = cdiv(positions, tile)
     each = cdiv(tiles, max(programs, 1))
     return each, cdiv(tiles, max(each, 1))
-
-
-ROW_SEGMENTS = 4
-"""At most so many programs along an image row where a pass sums over pixels."""
-
-REDUCTION_PROGRAMS = 2048
-"""At most so many partial sums, for each channel block, in the first stage of a reduction."""

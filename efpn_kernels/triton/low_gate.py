@@ -24,21 +24,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import (
-    cdiv,
-    deep_tile,
-    is_channels_last,
-    launch,
-    wide_tile,
-)
+from .launch import cdiv, is_channels_last, launch, map_tile_of
 from .tile import border_class, map_tile, relu, sigmoid
 
 
 @triton.jit
 def load_border(border_ptr, n, p, c, H, W, D, inside):
     """border of pixels ``p`` and channels ``c`` as a tile."""
-    row = (n * 3 + border_class(p // W, H)) * 3 + border_class(p % W, W)
-    return tl.load(border_ptr + row[:, None] * D + c[None, :], inside, other=0.0)
+    row = 3 * border_class(p // W, H) + border_class(p % W, W)
+    return tl.load(border_ptr + n * 9 * D + (row[:, None] * D + c[None, :]), inside, other=0.0)
 
 
 @triton.jit
@@ -59,7 +53,7 @@ def low_gate_fwd_kernel(
     """gate ``= sigmoid(gate_bias + sum_d gate_weight[d] relu(conv[d] + border[class, d]))``."""
     ACC: tl.constexpr = border_ptr.dtype.element_ty
     p0 = tl.program_id(0) * PIXELS
-    n = tl.program_id(1)
+    n = tl.program_id(1).to(tl.int64)
     p = p0 + tl.arange(0, PIXELS)
     # Most tiles touch no border, and one vector of it does for all of their pixels.
     x0 = p0 % W
@@ -79,7 +73,7 @@ def low_gate_fwd_kernel(
         gate_weight = tl.load(gate_weight_ptr + c, c < D, other=0.0).to(ACC)
         total += gate_weight[None, :] * relu(z)
     logit = tl.load(gate_bias_ptr).to(ACC) + tl.sum(total, axis=1)
-    tl.store(gate_ptr + n.to(tl.int64) * HW + p, sigmoid(logit), p < HW)
+    tl.store(gate_ptr + n * HW + p, sigmoid(logit), p < HW)
 
 
 def low_gate(conv: Tensor, border: Tensor, gate_weight: Tensor, gate_bias: Tensor) -> Tensor:
@@ -88,7 +82,7 @@ def low_gate(conv: Tensor, border: Tensor, gate_weight: Tensor, gate_bias: Tenso
     gate = border.new_empty(N, 1, H, W)
     if gate.numel():
         channels_last = is_channels_last(conv)
-        tile = deep_tile(D, H * W, channels_last)
+        tile = map_tile_of("low_gate_fwd", conv)
         launch(
             low_gate_fwd_kernel,
             (cdiv(H * W, tile.pixels), N),
@@ -125,7 +119,7 @@ def border_relu_kernel(
     """out ``= relu(conv + border[class])``."""
     p0 = tl.program_id(0) * PIXELS
     c0 = tl.program_id(1) * CHANNELS
-    n = tl.program_id(2)
+    n = tl.program_id(2).to(tl.int64)
     p = p0 + tl.arange(0, PIXELS)
     c = c0 + tl.arange(0, CHANNELS)
     inside = (p < HW)[:, None] & (c < D)[None, :]
@@ -142,7 +136,7 @@ def border_relu(conv: Tensor, border: Tensor) -> Tensor:
     out = torch.empty_like(conv)
     if out.numel():
         channels_last = is_channels_last(conv)
-        tile = wide_tile(D, H * W, channels_last)
+        tile = map_tile_of("border_relu", conv)
         launch(
             border_relu_kernel,
             (cdiv(H * W, tile.pixels), cdiv(D, tile.channels), N),

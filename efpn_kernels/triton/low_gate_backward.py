@@ -10,18 +10,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import settings
 from .launch import (
-    ROW_SEGMENTS,
     accumulator,
     alignment,
     cdiv,
     chunks,
     is_channels_last,
     launch,
+    map_tile_of,
     power_of_2,
-    sum_tile,
 )
 from .reduce import split_sum
+from .settings import ROW_SEGMENTS
 from .tile import border_class, map_tile, relu
 
 
@@ -78,7 +79,7 @@ def border_sum_kernel(
     HW = H * W
     segment = tl.program_id(0) % SEGMENTS
     row = tl.program_id(0) // SEGMENTS
-    n = row // H
+    n = (row // H).to(tl.int64)
     y = row % H
     c0 = tl.program_id(1) * CHANNELS
     c = c0 + tl.arange(0, CHANNELS)
@@ -93,7 +94,7 @@ def border_sum_kernel(
         middle = tl.load(class_row + D, c < D, other=0.0)
         right = tl.load(class_row + 2 * D, c < D, other=0.0)
         gate_weight = tl.load(gate_weight_ptr + c, c < D, other=0.0).to(ACC)
-    gate_row = n.to(tl.int64) * HW + y * W
+    gate_row = n * HW + y * W
     middle_sum = tl.zeros([CHANNELS], ACC)
     weight_sum = tl.zeros([CHANNELS], ACC)
     bias_sum = tl.zeros([PIXELS], ACC)
@@ -210,9 +211,7 @@ def launch_border_sum(
     N, D, H, W = x.shape
     gated = gate is not None
     channels_last = is_channels_last(x)
-    tile = sum_tile(D, W, channels_last)
-    if gated and channels_last:
-        tile = tile._replace(pixels=min(tile.pixels, 16))  # more of few channels spills on sm_80
+    tile = map_tile_of("border_sum_gated" if gated else "border_sum", x, pixels=W)
     tiles, segments = chunks(W, tile.pixels, ROW_SEGMENTS)
     dtype = accumulator(x)
     sums = x.new_empty(N, 3, 3, D, dtype=dtype)
@@ -244,7 +243,8 @@ def launch_border_sum(
         GATED=gated,
         num_warps=tile.warps,
     )
-    channels = power_of_2(D, 16)
+    limits = settings.find("class_sum", partial)
+    channels = power_of_2(D, limits.columns)
     launch(
         class_sum_kernel,
         (cdiv(D, channels), N, 9),
@@ -253,8 +253,9 @@ def launch_border_sum(
         H,
         D,
         SEGMENTS=segments,
-        ROWS=256,
+        ROWS=limits.rows,
         CHANNELS=channels,
+        num_warps=limits.warps,
     )
     return sums, gate_partial
 

@@ -18,30 +18,33 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import settings
 from .launch import (
-    REDUCTION_PROGRAMS,
     accumulator,
     cdiv,
     chunks,
     is_channels_last,
     launch,
+    map_tile_of,
     power_of_2,
-    sum_tile,
 )
+from .settings import REDUCTION_PROGRAMS, ROW_GROUP
 from .tile import map_tile
-
-GROUP = 256
-"""Rows that one program adds up, where there are many."""
 
 
 @triton.jit
 def sum_rows(partial_ptr, first, last, K, column, ROWS: tl.constexpr, ACC: tl.constexpr):
-    """Sum of the rows ``[first, last)`` of a matrix with ``K`` columns, for some columns."""
+    """Sum of the rows ``[first, last)`` of a matrix with ``K`` columns, for some columns.
+
+    The base is 64-bit: with a row of partial sums for each row of an image a matrix can be as large as a
+    map that is one pixel wide.
+    """
     total = tl.zeros([ROWS, column.shape[0]], ACC)
     for row in range(first, last, ROWS):
-        r = row + tl.arange(0, ROWS)
-        pointers = partial_ptr + r[:, None] * K + column[None, :]
-        total += tl.load(pointers, (r < last)[:, None] & (column < K)[None, :], other=0.0)
+        r = tl.arange(0, ROWS)
+        pointers = partial_ptr + tl.cast(row, tl.int64) * K + (r[:, None] * K + column[None, :])
+        inside = (row + r < last)[:, None] & (column < K)[None, :]
+        total += tl.load(pointers, inside, other=0.0)
     return tl.sum(total, axis=0)
 
 
@@ -66,7 +69,8 @@ def row_groups(partial: Tensor, group: int) -> Tensor:
     B, R, K = partial.shape
     out = partial.new_empty(B, cdiv(R, group), K)
     if out.numel():
-        columns = power_of_2(K, 16)
+        limits = settings.find("row_sum", partial)
+        columns = power_of_2(K, limits.columns)
         launch(
             row_sum_kernel,
             (cdiv(K, columns), out.shape[1], B),
@@ -75,8 +79,9 @@ def row_groups(partial: Tensor, group: int) -> Tensor:
             R,
             K,
             GROUP=group,
-            ROWS=min(group, 256),
+            ROWS=min(group, limits.rows),
             COLUMNS=columns,
+            num_warps=limits.warps,
         )
     return out
 
@@ -86,8 +91,8 @@ def row_sum(partial: Tensor) -> Tensor:
     R = partial.shape[1]
     if R == 0:
         return partial.new_zeros(partial.shape[0], partial.shape[2])
-    if R > 2 * GROUP:
-        partial = row_groups(partial, GROUP)
+    if R > 2 * ROW_GROUP:
+        partial = row_groups(partial, ROW_GROUP)
     return row_groups(partial, power_of_2(partial.shape[1], 2**20))[:, 0]
 
 
@@ -114,12 +119,13 @@ def split_sum_kernel(
 
 def split_sum(partial: Tensor, *widths: int) -> tuple[Tensor, ...]:
     """Sums over the rows of ``[R, K]``: at most three tensors of ``widths`` columns, together K."""
-    if partial.shape[0] > 2 * GROUP:
-        partial = row_groups(partial[None], GROUP)[0]
+    if partial.shape[0] > 2 * ROW_GROUP:
+        partial = row_groups(partial[None], ROW_GROUP)[0]
     R, K = partial.shape
     outs = tuple(partial.new_empty(width) for width in widths)
     splits = [sum(widths[:i]) for i in range(1, 3)]
-    columns = power_of_2(K, 16)
+    limits = settings.find("split_sum", partial)
+    columns = power_of_2(K, limits.columns)
     launch(
         split_sum_kernel,
         (cdiv(K, columns),),
@@ -128,8 +134,9 @@ def split_sum(partial: Tensor, *widths: int) -> tuple[Tensor, ...]:
         R,
         K,
         *splits,
-        ROWS=power_of_2(R, 256),
+        ROWS=power_of_2(R, limits.rows),
         COLUMNS=columns,
+        num_warps=limits.warps,
     )
     return outs
 
@@ -175,7 +182,7 @@ def chunk_sums(x: Tensor, out: Tensor | None, grad: Tensor | None) -> Tensor:
     """The first stage: partial sums ``[N, chunks, C]``."""
     N, C, H, W = x.shape
     channels_last = is_channels_last(x)
-    tile = sum_tile(C, H * W, channels_last)
+    tile = map_tile_of("spatial_sum", x)
     blocks = cdiv(C, tile.channels)
     tiles, count = chunks(H * W, tile.pixels, REDUCTION_PROGRAMS // max(N * blocks, 1))
     partial = x.new_empty(N, count, C, dtype=accumulator(x))

@@ -31,7 +31,8 @@ def map_tile(
 ):
     """Pointers ``[PIXELS, CHANNELS]`` to pixels from ``p0`` and channels from ``c0`` of image ``n``.
 
-    The base is 64-bit; offsets inside of a tile fit 32 bits.
+    The base is 64-bit; offsets inside of a tile fit 32 bits (``launch.tile_of`` sees to it), as do the pixels
+    of an image.
     """
     p = tl.arange(0, PIXELS)[:, None]
     c = tl.arange(0, CHANNELS)[None, :]

@@ -30,14 +30,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import cdiv, is_channels_last, launch, power_of_2
+from . import settings
+from .launch import Tile, cdiv, is_channels_last, launch, tile_of
+from .settings import CHANNELS_LAST, CONTIGUOUS, Limits
 from .tile import map_tile, relu, sigmoid, tap_weights
-
-COLUMN_ROWS = 20
-"""Image rows that a program of the second stage walks.
-
-All programs of a 200 x 200 image are then resident at once on an H200.
-"""
 
 
 @triton.jit
@@ -145,22 +141,32 @@ def interpolated_rows(taps: Tensor, W: int) -> Tensor:
     N, h, w, _, D = taps.shape
     rows = taps.new_empty(N, h, 3, W, D)
     if rows.numel():
-        channels = power_of_2(D, 256)
-        pixels = 1024 // channels
-        grid = (N * h * 3, cdiv(W, pixels), cdiv(D, channels))
+        limits = settings.find("upsampled_rows_fwd", taps, CHANNELS_LAST)
+        tile = tile_of(limits, W, D, channels_last=True)
         launch(
             upsampled_rows_fwd_kernel,
-            grid,
+            (N * h * 3, cdiv(W, tile.pixels), cdiv(D, tile.channels)),
             taps,
             rows,
             w,
             W,
             D,
-            PIXELS=pixels,
-            CHANNELS=channels,
-            num_warps=4,
+            PIXELS=tile.pixels,
+            CHANNELS=tile.channels,
+            num_warps=tile.warps,
         )
     return rows
+
+
+def column_tile(
+    kernel: str, taps: Tensor, H: int, W: int, gated: bool, channels_last: bool
+) -> tuple[Limits, Tile]:
+    """Setting and tile of a second stage: for a gate, or for a map of the given format."""
+    channels_last = gated or channels_last
+    kernel += "_gated" if gated else ""
+    limits = settings.find(kernel, taps, CHANNELS_LAST if channels_last else CONTIGUOUS)
+    image = 0 if channels_last else H * W
+    return limits, tile_of(limits, W, taps.shape[-1], channels_last, image)
 
 
 def launch_upsampled(
@@ -175,18 +181,10 @@ def launch_upsampled(
     N, h, _, _, D = taps.shape
     H, W = out.shape[2:]
     gated = gate_weight is not None
-    if gated:
-        channels = power_of_2(D, 8192)
-        pixels = max(256 // channels, 1)
-    elif channels_last:
-        channels = power_of_2(D, 256)
-        pixels = 512 // channels
-    else:
-        channels, pixels = 32, 32
-    grid = (N * cdiv(H, COLUMN_ROWS), cdiv(W, pixels), cdiv(D, channels))
+    limits, tile = column_tile("upsampled_fwd", taps, H, W, gated, channels_last)
     launch(
         upsampled_fwd_kernel,
-        grid,
+        (N * cdiv(H, limits.walk), cdiv(W, tile.pixels), cdiv(D, tile.channels)),
         interpolated_rows(taps, W),
         bias,
         gate_weight,
@@ -196,12 +194,12 @@ def launch_upsampled(
         H,
         W,
         D,
-        ROWS=COLUMN_ROWS,
-        PIXELS=pixels,
-        CHANNELS=channels,
+        ROWS=limits.walk,
+        PIXELS=tile.pixels,
+        CHANNELS=tile.channels,
         CHANNELS_LAST=channels_last,
         GATED=gated,
-        num_warps=max(pixels * channels // (256 if gated else 128), 1),
+        num_warps=tile.warps,
     )
 
 

@@ -7,10 +7,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import cdiv, is_channels_last, launch, power_of_2
+from . import settings
+from .launch import cdiv, is_channels_last, launch, tile_of
 from .reduce import split_sum
+from .settings import CHANNELS_LAST, CONTIGUOUS
 from .tile import gather_range, map_tile, relu, tap_weights
-from .upsampled_gate import interpolated_rows, tap_row
+from .upsampled_gate import column_tile, interpolated_rows, tap_row
 
 
 @triton.jit
@@ -152,10 +154,8 @@ def launch_upsampled_backward(
     H, W = grad.shape[2:]
     gated = gate is not None
     channels_last = is_channels_last(grad)
-    channels = power_of_2(D, 256) if gated or channels_last else 32
-    pixels = 1024 // channels
-    blocks = cdiv(D, channels)
-    columns = cdiv(W, pixels)
+    _, tile = column_tile("upsampled_bwd", taps, H, W, gated, channels_last)
+    columns = cdiv(W, tile.pixels)
     partial = taps.new_empty(N * h * columns, 2 * D + 1 if gated else D)
     if grad.numel() == 0:
         return torch.zeros_like(taps), partial[:0]
@@ -163,7 +163,7 @@ def launch_upsampled_backward(
     grad_rows = torch.empty_like(rows)
     launch(
         upsampled_bwd_kernel,
-        (N * h, columns, blocks),
+        (N * h, columns, cdiv(D, tile.channels)),
         grad,
         gate,
         rows,
@@ -175,24 +175,27 @@ def launch_upsampled_backward(
         H,
         W,
         D,
-        PIXELS=pixels,
-        CHANNELS=channels,
+        PIXELS=tile.pixels,
+        CHANNELS=tile.channels,
         CHANNELS_LAST=channels_last,
         GATED=gated,
-        num_warps=4,
+        num_warps=tile.warps,
     )
     grad_taps = torch.empty_like(taps)
+    layout = CHANNELS_LAST if gated or channels_last else CONTIGUOUS
+    limits = settings.find("upsampled_rows_bwd", taps, layout)
+    tile = tile_of(limits, W, D, channels_last=True)
     launch(
         upsampled_rows_bwd_kernel,
-        (N * h * 3, w, blocks),
+        (N * h * 3, w, cdiv(D, tile.channels)),
         grad_rows,
         grad_taps,
         w,
         W,
         D,
-        PIXELS=8,
-        CHANNELS=channels,
-        num_warps=4,
+        PIXELS=tile.pixels,
+        CHANNELS=tile.channels,
+        num_warps=tile.warps,
     )
     return grad_taps, partial
 
