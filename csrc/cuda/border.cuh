@@ -71,8 +71,9 @@ struct ClassSums {
   A pixel = A(0);
 };
 
-// Calls body.load(at) and body.apply(at, cy, x, loaded, channel, pixel) for every vector: the result is
-// summed by border class; `channel` and `pixel` collect a sum for each channel and one over pixels.
+// Calls body.load(at) and body.apply(at, cy, x, loaded, of_channel, channel, pixel) for every vector: the
+// result is summed by border class; `channel` and `pixel` collect a sum for each channel and one over
+// pixels; of_channel is what body.channel loads for a thread's channels.
 // grid: (N x strips, channel tiles). block: (channel vectors, pixels).
 template <int V, class A, class Body>
 __global__ void __launch_bounds__(256, 2)
@@ -86,6 +87,7 @@ __global__ void __launch_bounds__(256, 2)
   const int64_t c = (int64_t(blockIdx.y) * blockDim.x + threadIdx.x) * V;
   ClassSums<A, V> sums;
   if (c < size.C) {
+    const typename Body::Channel of_channel = body.channel({n, c, 0, 0});
     for (int64_t i = threadIdx.y; i < pixels; i += U * blockDim.y) {
       At at[U];
       typename Body::Loaded loaded[U];
@@ -101,7 +103,7 @@ __global__ void __launch_bounds__(256, 2)
         if (i + u * blockDim.y >= pixels) break;
         const unsigned x = unsigned(i + u * blockDim.y) % unsigned(strips.W);
         const Vec<A, V> value =
-            body.apply(at[u], cy, x, loaded[u], sums.channel, sums.pixel);
+            body.apply(at[u], cy, x, loaded[u], of_channel, sums.channel, sums.pixel);
         const int cx = border_class(x, strips.W);
 #pragma unroll
         for (int k = 0; k < 3; ++k) {
@@ -158,6 +160,11 @@ __global__ void __launch_bounds__(256, 2)
   const int64_t begin = strips.begin(s), pixels = (strips.end(s) - begin) * strips.W;
   const int cy = border_class(begin, strips.H);
   const int64_t first = int64_t(blockIdx.y) * K;
+  typename Body::Channel of_channel[K];
+#pragma unroll
+  for (int k = 0; k < K; ++k) {
+    if (first + k < size.C) of_channel[k] = body.channel({n, first + k, 0, 0});
+  }
   A sums[4 * K + 1] = {};  // left, middle, right, channel; and the sum over pixels
   for (int64_t i = int64_t(threadIdx.x) * V; i < pixels; i += 256 * V) {
     const int64_t p = begin * strips.W + i;
@@ -175,7 +182,7 @@ __global__ void __launch_bounds__(256, 2)
       A pixel = 0;
       const Vec<A, V> value =
           body.apply({n, first + k, p, (n * size.C + first + k) * size.P + p}, cy, x, loaded[k],
-                     channel, pixel);
+                     of_channel[k], channel, pixel);
 #pragma unroll
       for (int v = 0; v < V; ++v) {
         const int cx = border_class(x + v, strips.W);

@@ -20,7 +20,9 @@ struct BorderReLU {
   __device__ __forceinline__ Loaded load(const At& at) const {
     return load_raw<V>(conv + at.offset);
   }
-  __device__ __forceinline__ void apply(const At& at, const Loaded& loaded) const {
+  using Channel = NoChannel;
+  __device__ __forceinline__ Channel channel(const At&) const { return {}; }
+  __device__ __forceinline__ void apply(const At& at, const Loaded& loaded, Channel) const {
     const int64_t y = divide(at.p, W), x = at.p - y * W;
     Vec<Acc<T>, V> z = widen<V>(loaded);
     const auto constant =
@@ -57,8 +59,10 @@ struct Identity {
 
   using Loaded = Storage<T, V>;
   __device__ __forceinline__ Loaded load(const At& at) const { return load_raw<V>(x + at.offset); }
+  using Channel = NoChannel;
+  __device__ __forceinline__ Channel channel(const At&) const { return {}; }
   __device__ __forceinline__ Vec<Acc<T>, V> apply(const At&, int, int64_t, const Loaded& loaded,
-                                                  Vec<Acc<T>, V>&, Acc<T>&) const {
+                                                  Channel, Vec<Acc<T>, V>&, Acc<T>&) const {
     return widen<V>(loaded);
   }
 };

@@ -21,8 +21,9 @@ inline int lanes_for(int64_t vectors, int most) {
   return lanes;
 }
 
-// Calls body.load(at) and body.apply(at, loaded, sum) for every vector; sum collects each channel's
-// terms. partial[n, strip, c] gets the sums over a strip of pixels.
+// Calls body.load(at) and body.apply(at, loaded, channel, sum) for every vector; sum collects each
+// channel's terms, channel is what body.channel loads for a thread's channels.
+// partial[n, strip, c] gets the sums over a strip of pixels.
 // grid: (N x strips, channel tiles or channels). block: (channel vectors, pixels).
 template <bool channels_last, int V, class A, class Body>
 __global__ void __launch_bounds__(256, 2)
@@ -40,6 +41,7 @@ __global__ void __launch_bounds__(256, 2)
   const int64_t own = channels_last ? int64_t(threadIdx.y) : int64_t(thread) * V;
   Vec<A, V> sum = fill<A, V>(A(0));
   if (c < size.C) {
+    const typename Body::Channel channel = body.channel({n, c, 0, 0});
     for (int64_t p = begin + own; p < end; p += U * step) {
       At at[U];
       typename Body::Loaded loaded[U];
@@ -53,7 +55,7 @@ __global__ void __launch_bounds__(256, 2)
       }
 #pragma unroll
       for (int u = 0; u < U; ++u) {
-        if (at[u].p < end) body.apply(at[u], loaded[u], sum);
+        if (at[u].p < end) body.apply(at[u], loaded[u], channel, sum);
       }
     }
   }

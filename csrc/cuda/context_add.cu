@@ -1,7 +1,10 @@
 // The broadcast add of CEM, Eq. 4, and its adjoint, the sum over pixels.
 //
 // context_add  bytes: p_low read, out written. [1, 256, 200, 200] bf16: 41 MB, 9.5 us at 4.3 TB/s.
-// spatial_sum  bytes: the map read once: 20.5 MB, 4.8 us; two stages (channel_sum.cuh).
+//              Measured on an H200 (benchmarks/results/nvidia-h200/kernels.json): 20 us channels_last,
+//              where Triton took 12. There a vector read its context as eight strided words; now it
+//              is read in 16 bytes, once for a thread. Not measured since.
+// spatial_sum  bytes: the map read once: 20.5 MB, 4.8 us; two stages (channel_sum.cuh). Measured: 12 us.
 #include "channel_sum.cuh"
 #include "map.cuh"
 
@@ -17,12 +20,16 @@ struct ContextAdd {
   int64_t C;
 
   using Loaded = Storage<T, V>;
+  using Channel = Vec<Acc<T>, V>;
   __device__ __forceinline__ Loaded load(const At& at) const {
     return load_raw<V>(p_low + at.offset);
   }
-  __device__ __forceinline__ void apply(const At& at, const Loaded& loaded) const {
+  __device__ __forceinline__ Channel channel(const At& at) const {
+    return context_at<channels_last, V>(context, at, C);
+  }
+  __device__ __forceinline__ void apply(const At& at, const Loaded& loaded,
+                                        const Channel& g) const {
     Vec<Acc<T>, V> x = widen<V>(loaded);
-    const auto g = context_at<channels_last, V>(context, at, C);
 #pragma unroll
     for (int i = 0; i < V; ++i) x[i] += g[i];
     store(out + at.offset, x);
@@ -38,7 +45,7 @@ Tensor context_add(const Tensor& p_low, const Tensor& context) {
     const T* in = data<T>(p_low);
     T* to = data<T>(out);
     const Acc<T>* g = data<Acc<T>>(context);
-    dispatch_width<T>(wide_map<T>(m, {in, to}), [&](auto v) {
+    dispatch_width<T>(wide_map<T>(m, {in, to, g}), [&](auto v) {
       dispatch_bool(m.channels_last, [&](auto last) {
         constexpr int V = decltype(v)::value;
         constexpr bool L = decltype(last)::value;
@@ -54,8 +61,10 @@ struct Identity {
   const T* x;
 
   using Loaded = Storage<T, V>;
+  using Channel = NoChannel;
   __device__ __forceinline__ Loaded load(const At& at) const { return load_raw<V>(x + at.offset); }
-  __device__ __forceinline__ void apply(const At&, const Loaded& loaded,
+  __device__ __forceinline__ Channel channel(const At&) const { return {}; }
+  __device__ __forceinline__ void apply(const At&, const Loaded& loaded, Channel,
                                         Vec<Acc<T>, V>& sum) const {
     const Vec<Acc<T>, V> value = widen<V>(loaded);
 #pragma unroll

@@ -1,9 +1,14 @@
 // DCLoss, Eq. 9-10: loss and every gradient in one pass, reduced in a fixed order.
 //
 // Bytes: pred and target read, grad_pred written: 12 per float32 element; 1e7 elements: 28 us at
-// 4.3 TB/s. Operations: about 40 per element, an exp and a division among them: 18 us on 132 SMs, under
-// the memory's time. Up to kSingle elements one block does it all in one launch; above, a block for every
-// kChunk elements leaves three partial sums and a second launch adds them.
+// 4.3 TB/s, without gradients 19 us. Instructions: about 45 per element, an exp and a reciprocal among
+// them, without gradients 30: 15 and 10 us on 132 SMs. Up to kSingle elements one block does it all in one
+// launch; above, a block for every kChunk elements leaves its partial sums and a second launch adds them.
+// A block of many holds all of its chunk in registers: its loads are under way together.
+// Measured on an H200 (benchmarks/results/nvidia-h200/kernels.json), 1e7 bfloat16: 46 us without
+// gradients, 49 with them, where Triton took 17 and 28. That version divided with a branch an element, so
+// that elements waited for each other, always made every gradient, and read k and delta before its first
+// elements. Not measured since.
 #include "tensor.cuh"
 
 #include "../common/dc_loss.h"
@@ -12,10 +17,10 @@ namespace efpn {
 namespace cuda {
 namespace {
 
-constexpr int kThreads = 512;
-constexpr int kUnroll = 2;
+constexpr int kThreads = 256;
+constexpr int kHeld = 16;  // elements of a thread whose loads are under way together
+constexpr int64_t kChunk = int64_t(kThreads) * kHeld;
 constexpr int64_t kSingle = 16384;
-constexpr int64_t kChunk = 8192;
 
 // A tensor of one element of any floating dtype.
 struct Scalar {
@@ -38,39 +43,43 @@ struct Scalar {
 template <class T>
 struct DCLoss {
   const T *pred, *target, *weight, *grad_loss;  // weight and grad_loss may be null
-  T *loss, *grad_pred;                          // loss: elementwise; both may be null
-  T* loss_sum;                                  // may be null
-  Acc<T>*grad_k, *grad_delta;                   // may be null
-  Acc<T>* partial;                              // [3, blocks], or null where one block does it all
+  T *loss, *loss_sum;                           // elementwise, and of all; either may be null
+  T* grad_pred;                                 // the gradients: all, or all null
+  Acc<T>*grad_k, *grad_delta;
+  Acc<T>* partial;                              // [sums, blocks], or null where one block does it all
   Scalar k, delta;
   Acc<T> sign, scale;
   int64_t numel;
 };
 
-// Three sums to their places: of the whole, or of a block.
-template <class T>
-__device__ __forceinline__ void write_sums(const DCLoss<T>& a, const Acc<T> (&sums)[3]) {
+// The sums of the whole to their places: the loss, and with gradients those of k and delta.
+template <int K, class T>
+__device__ __forceinline__ void write_sums(const DCLoss<T>& a, const Acc<T> (&sums)[K]) {
   if (a.loss_sum) *a.loss_sum = narrow<T>(sums[0]);
-  if (a.grad_k) *a.grad_k = sums[1];
-  if (a.grad_delta) *a.grad_delta = sums[2];
+  if constexpr (K == 3) {
+    *a.grad_k = sums[1];
+    *a.grad_delta = sums[2];
+  }
 }
 
-template <class T, int V>
+// What V elements need; `factors`: whether there is a weight or a grad_loss.
+template <bool factors, class T, int V>
 struct Loaded {
   Storage<T, V> pred, target, weight, grad_loss;
 
   __device__ __forceinline__ Loaded() = default;
   __device__ __forceinline__ Loaded(const DCLoss<T>& a, int64_t at)
       : pred(load_raw<V>(a.pred + at)), target(load_raw<V>(a.target + at)) {
-    if (a.weight) weight = load_raw<V>(a.weight + at);
-    if (a.grad_loss) grad_loss = load_raw<V>(a.grad_loss + at);
+    if (factors && a.weight) weight = load_raw<V>(a.weight + at);
+    if (factors && a.grad_loss) grad_loss = load_raw<V>(a.grad_loss + at);
   }
 };
 
-// V elements from `at` on: writes what is wanted of them and adds to the three sums.
-template <int V, class T>
-__device__ __forceinline__ void apply(const DCLoss<T>& a, int64_t at, const Loaded<T, V>& in,
-                                      Acc<T> k, Acc<T> delta, Acc<T> (&sums)[3]) {
+// V elements from `at` on: writes what is wanted of them and adds to the sums.
+template <bool gradients, bool factors, int V, class T>
+__device__ __forceinline__ void apply(const DCLoss<T>& a, int64_t at,
+                                      const Loaded<factors, T, V>& in, Acc<T> k, Acc<T> delta,
+                                      Acc<T> (&sums)[gradients ? 3 : 1]) {
   using A = Acc<T>;
   Vec<A, V> value, gradient;
 #pragma unroll
@@ -79,87 +88,105 @@ __device__ __forceinline__ void apply(const DCLoss<T>& a, int64_t at, const Load
     const A error = difference < A(0) ? -difference : difference;
     const DCLossTerms<A> terms = dc_loss_terms<A>(error, k, delta, a.sign);
     A factor = a.scale;
-    if (a.weight) factor *= widen(in.weight.v[v]);
+    if (factors && a.weight) factor *= widen(in.weight.v[v]);
     value[v] = factor * terms.loss;
-    if (a.grad_loss) factor *= widen(in.grad_loss.v[v]);
-    // d|x|/dx is the sign of x: 0 at 0, NaN at NaN (the derivative is NaN there already).
-    const A slope = factor * terms.d_error;
-    gradient[v] = difference == A(0) ? A(0) : (difference < A(0) ? -slope : slope);
     sums[0] += value[v];
-    sums[1] += factor * terms.d_k;
-    sums[2] += factor * terms.d_delta;
+    if constexpr (gradients) {
+      if (factors && a.grad_loss) factor *= widen(in.grad_loss.v[v]);
+      // d|x|/dx is the sign of x: 0 at 0, NaN at NaN (the derivative is NaN there already).
+      const A slope = factor * terms.d_error;
+      gradient[v] = difference == A(0) ? A(0) : (difference < A(0) ? -slope : slope);
+      sums[1] += factor * terms.d_k;
+      sums[2] += factor * terms.d_delta;
+    }
   }
   if (a.loss) store(a.loss + at, value);
-  if (a.grad_pred) store(a.grad_pred + at, gradient);
+  if constexpr (gradients) store(a.grad_pred + at, gradient);
 }
 
 // A block takes `chunk` elements, a multiple of V; the last one also the elements past the last vector.
-template <int V, class T>
-__global__ void __launch_bounds__(kThreads) dc_loss_kernel(const DCLoss<T> a, const int64_t chunk) {
+template <bool gradients, bool factors, int V, class T>
+__global__ void __launch_bounds__(kThreads)
+    dc_loss_kernel(const DCLoss<T> a, const int64_t chunk) {
   using A = Acc<T>;
-  __shared__ A shared[3 * kThreads / kWarp];
-  const A k = a.k.template get<A>(), delta = a.delta.template get<A>();
+  constexpr int K = gradients ? 3 : 1, U = V > 1 ? kHeld / V : 4;
+  constexpr int64_t kStep = int64_t(kThreads) * V;
+  __shared__ A shared[K * kThreads / kWarp];
   const int64_t vectors_end = a.numel / V * V;
   const int64_t begin = blockIdx.x * chunk;
   const int64_t end = begin + chunk < vectors_end ? begin + chunk : vectors_end;
-  A sums[3] = {};
-  for (int64_t i = begin + int64_t(threadIdx.x) * V; i < end; i += kUnroll * kThreads * V) {
-    Loaded<T, V> in[kUnroll];
+  const int64_t first = begin + int64_t(threadIdx.x) * V;
+  Loaded<factors, T, V> in[U];
+  const auto load_from = [&](int64_t i) {
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      if (i + u * kThreads * V < end) in[u] = Loaded<T, V>(a, i + u * kThreads * V);
+    for (int u = 0; u < U; ++u) {
+      if (i + u * kStep < end) in[u] = {a, i + u * kStep};
     }
+  };
+  load_from(first);
+  // Only now: the elements are under way while these arrive.
+  const A k = a.k.template get<A>(), delta = a.delta.template get<A>();
+  A sums[K] = {};
+  for (int64_t i = first; i < end; i += U * kStep) {
+    if (i > first) load_from(i);
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      if (i + u * kThreads * V < end) apply<V>(a, i + u * kThreads * V, in[u], k, delta, sums);
+    for (int u = 0; u < U; ++u) {
+      if (i + u * kStep < end) apply<gradients>(a, i + u * kStep, in[u], k, delta, sums);
     }
   }
   if (V > 1 && blockIdx.x == gridDim.x - 1 && vectors_end + threadIdx.x < a.numel) {
     const int64_t i = vectors_end + threadIdx.x;
-    apply<1>(a, i, Loaded<T, 1>(a, i), k, delta, sums);
+    apply<gradients>(a, i, Loaded<factors, T, 1>(a, i), k, delta, sums);
   }
   block_sum(sums, shared, threadIdx.x, kThreads);
   if (threadIdx.x != 0) return;
   if (a.partial) {
 #pragma unroll
-    for (int s = 0; s < 3; ++s) a.partial[s * int64_t(gridDim.x) + blockIdx.x] = sums[s];
+    for (int s = 0; s < K; ++s) a.partial[s * int64_t(gridDim.x) + blockIdx.x] = sums[s];
   } else {
     write_sums(a, sums);
   }
 }
 
+constexpr int kFinishThreads = 512;
+
 // Adds the blocks' sums. One block.
-template <class T>
-__global__ void __launch_bounds__(kThreads) dc_loss_finish_kernel(const DCLoss<T> a,
-                                                                  const int64_t blocks) {
+template <bool gradients, class T>
+__global__ void __launch_bounds__(kFinishThreads)
+    dc_loss_finish_kernel(const DCLoss<T> a, const int64_t blocks) {
   using A = Acc<T>;
-  __shared__ A shared[3 * kThreads / kWarp];
-  A sums[3] = {};
-  for (int64_t i = threadIdx.x; i < blocks; i += kThreads) {
+  constexpr int K = gradients ? 3 : 1;
+  __shared__ A shared[K * kFinishThreads / kWarp];
+  A sums[K] = {};
+#pragma unroll 4
+  for (int64_t i = threadIdx.x; i < blocks; i += kFinishThreads) {
 #pragma unroll
-    for (int s = 0; s < 3; ++s) sums[s] += a.partial[s * blocks + i];
+    for (int s = 0; s < K; ++s) sums[s] += a.partial[s * blocks + i];
   }
-  block_sum(sums, shared, threadIdx.x, kThreads);
+  block_sum(sums, shared, threadIdx.x, kFinishThreads);
   if (threadIdx.x == 0) write_sums(a, sums);
 }
 
-template <class T>
+template <bool gradients, class T>
 void run(const Stream& stream, DCLoss<T> a) {
-  const bool sums = a.loss_sum || a.grad_k;
+  const bool sums = a.loss_sum || gradients;
   if (a.numel == 0 && !sums) return;
   const bool single = sums && a.numel <= kSingle;
   const int64_t blocks = single ? 1 : ceil_div(a.numel, kChunk);
   Tensor scratch;
   if (sums && !single) {
-    scratch = stream.empty({3, blocks}, kScalarType<Acc<T>>);
+    scratch = stream.empty({gradients ? 3 : 1, blocks}, kScalarType<Acc<T>>);
     a.partial = data<Acc<T>>(scratch);
   }
   const bool wide = aligned({a.pred, a.target, a.weight, a.grad_loss, a.loss, a.grad_pred});
   dispatch_width<T>(wide, [&](auto v) {
-    stream.launch(dc_loss_kernel<decltype(v)::value, T>, dim3(unsigned(blocks)), dim3(kThreads), a,
-                  single ? kSingle : kChunk);
+    dispatch_bool(a.weight || a.grad_loss, [&](auto factors) {
+      stream.launch(dc_loss_kernel<gradients, decltype(factors)::value, decltype(v)::value, T>,
+                    dim3(unsigned(blocks)), dim3(kThreads), a, single ? kSingle : kChunk);
+    });
   });
-  if (a.partial) stream.launch(dc_loss_finish_kernel<T>, dim3(1), dim3(kThreads), a, blocks);
+  if (!a.partial) return;
+  stream.launch(dc_loss_finish_kernel<gradients, T>, dim3(1), dim3(kFinishThreads), a, blocks);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> dc_loss(const Tensor& pred, const Tensor& target,
@@ -178,13 +205,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dc_loss(const Tensor& pred, const Ten
   dispatch(type, "dc_loss", [&](auto t) {
     using T = typename decltype(t)::type;
     using A = Acc<T>;
-    run(stream, DCLoss<T>{data<T>(pred), data<T>(target), data<T>(weight), nullptr,
-                          reduce ? nullptr : data<T>(loss),
-                          gradients ? data<T>(grad_pred) : nullptr,
-                          reduce ? data<T>(loss) : nullptr,
-                          gradients ? data<A>(grad_k) : nullptr,
-                          gradients ? data<A>(grad_delta) : nullptr, nullptr, Scalar(k),
-                          Scalar(delta), text_form ? A(-1) : A(1), A(scale), pred.numel()});
+    dispatch_bool(gradients, [&](auto with) {
+      constexpr bool G = decltype(with)::value;
+      run<G>(stream, DCLoss<T>{data<T>(pred), data<T>(target), data<T>(weight), nullptr,
+                               reduce ? nullptr : data<T>(loss), reduce ? data<T>(loss) : nullptr,
+                               G ? data<T>(grad_pred) : nullptr, G ? data<A>(grad_k) : nullptr,
+                               G ? data<A>(grad_delta) : nullptr, nullptr, Scalar(k),
+                               Scalar(delta), text_form ? A(-1) : A(1), A(scale), pred.numel()});
+    });
   });
   return {loss, grad_pred, grad_k, grad_delta};
 }
@@ -203,10 +231,10 @@ std::tuple<Tensor, Tensor, Tensor> dc_loss_backward(const Tensor& grad_loss, con
   dispatch(type, "dc_loss_backward", [&](auto t) {
     using T = typename decltype(t)::type;
     using A = Acc<T>;
-    run(stream, DCLoss<T>{data<T>(pred), data<T>(target), data<T>(weight), data<T>(grad_loss),
-                          nullptr, data<T>(grad_pred), nullptr, data<A>(grad_k),
-                          data<A>(grad_delta), nullptr, Scalar(k), Scalar(delta),
-                          text_form ? A(-1) : A(1), A(scale), pred.numel()});
+    run<true>(stream, DCLoss<T>{data<T>(pred), data<T>(target), data<T>(weight),
+                                data<T>(grad_loss), nullptr, nullptr, data<T>(grad_pred),
+                                data<A>(grad_k), data<A>(grad_delta), nullptr, Scalar(k),
+                                Scalar(delta), text_form ? A(-1) : A(1), A(scale), pred.numel()});
   });
   return {grad_pred, grad_k, grad_delta};
 }

@@ -39,7 +39,19 @@ __device__ __forceinline__ T narrow(Acc<T> x) {
   }
 }
 
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+// 1 / y for y >= 1, infinite or NaN, within one ulp. The division would branch, and the elements of a
+// vector would wait for each other.
+__device__ __forceinline__ float reciprocal(float y) {
+#ifdef __CUDA_ARCH__
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(y));
+#else
+  const float r = 1.0f / y;
+#endif
+  return y < INFINITY ? fmaf(fmaf(-y, r, 1.0f), r, r) : r;
+}
+
+__device__ __forceinline__ float sigmoid(float x) { return reciprocal(1.0f + expf(-x)); }
 __device__ __forceinline__ double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 
 // max(x, 0) as torch.relu: NaN stays NaN.
@@ -90,18 +102,28 @@ __device__ __forceinline__ Vec<Acc<T>, V> load(const T* p) {
   return widen<V>(load_raw<V>(p));
 }
 
+// The compiler may split an assignment of 16 bytes into words.
+__device__ __forceinline__ void store_word(uint4* p, const uint4& word) {
+#ifdef __CUDA_ARCH__
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
+               :: "l"(__cvta_generic_to_global(p)), "r"(word.x), "r"(word.y), "r"(word.z), "r"(word.w)
+               : "memory");
+#else
+  *p = word;
+#endif
+}
+
 template <class T, int V>
 __device__ __forceinline__ void store(T* p, const Vec<Acc<T>, V>& x) {
   Storage<T, V> raw;
 #pragma unroll
   for (int i = 0; i < V; ++i) raw.v[i] = narrow<T>(x[i]);
-  // By intrinsic: the compiler may split the assignment of 16 bytes into words.
   if constexpr (sizeof(raw) % sizeof(uint4) == 0) {
 #pragma unroll
     for (int i = 0; i < int(sizeof(raw) / sizeof(uint4)); ++i) {
       uint4 word;
       memcpy(&word, reinterpret_cast<const uint4*>(&raw) + i, sizeof(word));
-      __stwb(reinterpret_cast<uint4*>(p) + i, word);
+      store_word(reinterpret_cast<uint4*>(p) + i, word);
     }
   } else {
     *reinterpret_cast<Storage<T, V>*>(p) = raw;

@@ -7,6 +7,9 @@
 //                    contiguous: a block takes 32 vectors of pixels, its warps share the channels.
 // low_gate_backward  bytes: conv read, grad_conv written: 41 MB, 9.5 us. The sums over pixels stay in
 //                    registers: a strip of rows has one row class, so three sums for each channel do.
+// Measured on an H200 (benchmarks/results/nvidia-h200/kernels.json), channels_last: 15.8 and 31 us. That
+// forward divided before its first load and that backward read the gate's weights at every pixel. Not
+// measured since.
 #include "border.cuh"
 
 namespace efpn {
@@ -33,6 +36,14 @@ __global__ void __launch_bounds__(kThreads)
   const int lane = threadIdx.x % lanes;
   const int64_t group = int64_t(blockIdx.x) * (kThreads / lanes) + threadIdx.x / lanes;
   const int64_t P = a.H * a.W, first = group * kPixels, pixels = a.N * P;
+  Storage<T, V> raw[kPixels];
+  const auto load_from = [&](int64_t d) {
+#pragma unroll
+    for (int u = 0; u < kPixels; ++u) {
+      if (first + u < pixels && d < a.D) raw[u] = load_raw<V>(a.conv + (first + u) * a.D + d);
+    }
+  };
+  load_from(int64_t(lane) * V);
   // Row of `border` that each pixel reads.
   int64_t row[kPixels];
   {
@@ -52,11 +63,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   A dot[kPixels] = {};
   for (int64_t d = int64_t(lane) * V; d < a.D; d += int64_t(lanes) * V) {
-    Storage<T, V> raw[kPixels];
-#pragma unroll
-    for (int u = 0; u < kPixels; ++u) {
-      if (first + u < pixels) raw[u] = load_raw<V>(a.conv + (first + u) * a.D + d);
-    }
+    if (d >= int64_t(lanes) * V) load_from(d);
     const Vec<A, V> weight = load<V>(a.gate_weight + d);
     Vec<A, V> border;
 #pragma unroll
@@ -160,16 +167,21 @@ struct LowGateBackward {
     for (int v = 0; v < V; ++v) in.grad_logit[v] *= g[v] * (A(1) - g[v]);
     return in;
   }
+  using Channel = Storage<T, channels_last ? V : 1>;
+  __device__ __forceinline__ Channel channel(const At& at) const {
+    return load_raw<channels_last ? V : 1>(gate_weight + at.c);
+  }
   // Writes grad_conv and returns it unrounded.
   __device__ __forceinline__ Vec<A, V> apply(const At& at, int cy, int64_t x, const Loaded& in,
-                                             Vec<A, V>& grad_weight, A& grad_bias) const {
+                                             const Channel& raw_weight, Vec<A, V>& grad_weight,
+                                             A& grad_bias) const {
     const Vec<A, V> z = widen<V>(in.conv);
     const Vec<A, V> constant = border_at<channels_last, V>(border, at.n, at.c, cy, x, W, D);
     Vec<A, V> weight;
     if constexpr (channels_last) {
-      weight = cuda::load<V>(gate_weight + at.c);
+      weight = widen<V>(raw_weight);
     } else {
-      weight = fill<A, V>(widen(gate_weight[at.c]));
+      weight = fill<A, V>(cuda::widen(raw_weight.v[0]));
     }
     Vec<A, V> grad;
 #pragma unroll

@@ -3,6 +3,7 @@
 // mask_apply   bytes: p_low read, x written (and a mask per channel read): [1, 256, 200, 200] bf16: 41 MB,
 //              9.5 us at 4.3 TB/s.
 // mask_merge_  bytes: grad_p_low read and written, grad_x read: 61 MB, 14 us.
+// Measured on an H200 and changed since as context_add was (context_add.cu).
 #include "mask.cuh"
 
 namespace efpn {
@@ -21,12 +22,15 @@ struct MaskApply {
     Storage<T, V> p_low;
     Vec<Acc<T>, V> mask;
   };
+  using Channel = Vec<Acc<T>, V>;
   __device__ __forceinline__ Loaded load(const At& at) const {
     return {load_raw<V>(p_low + at.offset), mask_at<channels_last, gate, V, T>(mask, at, P)};
   }
-  __device__ __forceinline__ void apply(const At& at, const Loaded& in) const {
+  __device__ __forceinline__ Channel channel(const At& at) const {
+    return context_at<channels_last, V>(context, at, C);
+  }
+  __device__ __forceinline__ void apply(const At& at, const Loaded& in, const Channel& g) const {
     Vec<Acc<T>, V> value = widen<V>(in.p_low);
-    const auto g = context_at<channels_last, V>(context, at, C);
 #pragma unroll
     for (int v = 0; v < V; ++v) value[v] = (value[v] + g[v]) * in.mask[v];
     store(x + at.offset, value);
@@ -53,7 +57,7 @@ Tensor mask_apply(const Tensor& p_low, const std::optional<Tensor>& context, con
     const Acc<T>* g = data<Acc<T>>(context);
     const void* by = mask.data_ptr();
     T* to = data<T>(x);
-    dispatch_mask<T>(m, is_gate(mask, p_low.scalar_type()), {in, by, to},
+    dispatch_mask<T>(m, is_gate(mask, p_low.scalar_type()), {in, g, by, to},
                      [&](auto v, auto last, auto gate) {
       constexpr int V = decltype(v)::value;
       constexpr bool L = decltype(last)::value;
@@ -79,7 +83,9 @@ struct MaskMerge {
     return {load_raw<V>(grad_p_low + at.offset), load_raw<V>(grad_x + at.offset),
             mask_at<channels_last, gate, V, T>(mask, at, P)};
   }
-  __device__ __forceinline__ void apply(const At& at, const Loaded& in) const {
+  using Channel = NoChannel;
+  __device__ __forceinline__ Channel channel(const At&) const { return {}; }
+  __device__ __forceinline__ void apply(const At& at, const Loaded& in, Channel) const {
     Vec<Acc<T>, V> total = widen<V>(in.grad_p_low);
     const Vec<Acc<T>, V> grad = widen<V>(in.grad_x);
 #pragma unroll

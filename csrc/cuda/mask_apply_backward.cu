@@ -32,7 +32,11 @@ struct MaskBackward {
     in.mask = mask_at<channels_last, gate, V, T>(mask, at, P);
     return in;
   }
-  __device__ __forceinline__ void apply(const At& at, const Loaded& in,
+  using Channel = Vec<Acc<T>, V>;
+  __device__ __forceinline__ Channel channel(const At& at) const {
+    return context_at<channels_last, V>(context, at, C);
+  }
+  __device__ __forceinline__ void apply(const At& at, const Loaded& in, const Channel& g,
                                         Vec<Acc<T>, V>& sum) const {
     using A = Acc<T>;
     const Vec<A, V> grad = widen<V>(in.grad_x);
@@ -40,7 +44,6 @@ struct MaskBackward {
     for (int v = 0; v < V; ++v) sum[v] += grad[v] * in.mask[v];
     if (!grad_logit) return;
     Vec<A, V> logit = widen<V>(in.p_low);
-    const auto g = context_at<channels_last, V>(context, at, C);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       logit[v] = in.mask[v] * (A(1) - in.mask[v]) * grad[v] * (logit[v] + g[v]);
@@ -48,9 +51,9 @@ struct MaskBackward {
     store(grad_logit + at.offset, logit);
   }
   // As a pass without sums.
-  __device__ __forceinline__ void apply(const At& at, const Loaded& in) const {
+  __device__ __forceinline__ void apply(const At& at, const Loaded& in, const Channel& g) const {
     Vec<Acc<T>, V> unused = fill<Acc<T>, V>(Acc<T>(0));
-    apply(at, in, unused);
+    apply(at, in, g, unused);
   }
 };
 
@@ -278,7 +281,7 @@ std::tuple<Tensor, Tensor> mask_apply_backward(const Tensor& grad_x, const Tenso
       sum_partials<A>(stream, {{nullptr, data<A>(grad_context), sums ? m.N : 0, 0, m.C, 0, m.C}});
       return;
     }
-    const bool wide = wide_map<T>(m, {grad, in, by, grad_logit.data_ptr()});
+    const bool wide = wide_map<T>(m, {grad, in, g, by, grad_logit.data_ptr()});
     dispatch_width<T>(wide, [&](auto v) {
       constexpr int V = decltype(v)::value;
       if (gate) {

@@ -19,7 +19,9 @@ struct ReLUBackward {
   __device__ __forceinline__ Loaded load(const At& at) const {
     return {load_raw<V>(grad_out + at.offset), load_raw<V>(out + at.offset)};
   }
-  __device__ __forceinline__ void apply(const At& at, const Loaded& in,
+  using Channel = NoChannel;
+  __device__ __forceinline__ Channel channel(const At&) const { return {}; }
+  __device__ __forceinline__ void apply(const At& at, const Loaded& in, Channel,
                                         Vec<Acc<T>, V>& sum) const {
     Vec<Acc<T>, V> value = widen<V>(in.grad_out);
     const Vec<Acc<T>, V> y = widen<V>(in.out);

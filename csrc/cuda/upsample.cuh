@@ -35,46 +35,75 @@ struct Level {
   }
 };
 
+// A source as the walks read it from shared memory: half the size.
+template <class A>
+struct Cell {
+  int index;  // -1 outside of the image
+  A weight;
+};
+
 // The sources of `count` output positions from `first` on, made by the first threads of the block.
-// Positions outside of the image have index -1.
 template <int count, class A>
-__device__ __forceinline__ void make_sources(Source<A>* sources, int64_t first, int64_t in,
+__device__ __forceinline__ void make_sources(Cell<A>* sources, int64_t first, int64_t in,
                                              int64_t size, int thread) {
   if (thread < count) {
     const int64_t q = first + thread;
     sources[thread] = {-1, A(0)};
-    if (q >= 0 && q < size) sources[thread] = bilinear_source<A>(q, in, size);
+    if (q >= 0 && q < size) {
+      const Source<A> source = bilinear_source<A>(q, in, size);
+      sources[thread] = {int(source.index), source.weight};
+    }
   }
   __syncthreads();
 }
 
-// Three interpolated taps along an axis: tap k at position `at` reads the samples around at + k - 1.
-template <class A, int V>
+// Three interpolated taps along an axis: tap k at position `at` reads the samples around at + k - 1. A walk
+// holds the two samples of each tap and, where registers allow (`lookahead`), the one after them: what the
+// next cell needs has long arrived when the walk enters it.
+template <class A, int V, bool lookahead>
 struct Walk {
   const A* base;
   int64_t step, tap;  // strides of samples and of taps
   int last;           // sample
   int index[3];
-  Vec<A, V> low[3], high[3];
+  Vec<A, V> low[3], high[3];            // the samples index and index + 1
+  Vec<A, V> ahead[lookahead ? 3 : 1];   // index + 2
 
   __device__ __forceinline__ Walk(const A* base, int64_t step, int64_t tap, int64_t samples)
       : base(base), step(step), tap(tap), last(int(samples) - 1), index{-2, -2, -2} {}
 
-  // Adds the taps at the next position `at` to sum; sources[k] belongs to position at + k - 1.
-  __device__ __forceinline__ Vec<A, V> next(const Source<A>* sources, Vec<A, V> sum) {
+  // Loads what the taps at the first position read, all together.
+  __device__ __forceinline__ void start(const Cell<A>* sources) {
+    if (last < 0) return;
 #pragma unroll
     for (int k = 0; k < 3; ++k) {
-      const Source<A> source = sources[k];
-      const int cell = int(source.index);
+      index[k] = sources[k].index < 0 ? 0 : sources[k].index;
+      low[k] = sample(k, index[k]);
+      high[k] = sample(k, index[k] + 1);
+      if constexpr (lookahead) ahead[k] = sample(k, index[k] + 2);
+    }
+  }
+
+  // Adds the taps at the next position `at` to sum; sources[k] belongs to position at + k - 1.
+  __device__ __forceinline__ Vec<A, V> next(const Cell<A>* sources, Vec<A, V> sum) {
+#pragma unroll
+    for (int k = 0; k < 3; ++k) {
+      const Cell<A> source = sources[k];
+      const int cell = source.index;
       if (cell < 0) continue;
       if (cell != index[k]) {
-        const A* at = base + k * tap;
         if (cell == index[k] + 1) {
           low[k] = high[k];
+          if constexpr (lookahead) high[k] = ahead[k];
         } else {
-          low[k] = load<V>(at + cell * step);
+          low[k] = sample(k, cell);
+          if constexpr (lookahead) high[k] = sample(k, cell + 1);
         }
-        high[k] = load<V>(at + (cell < last ? cell + 1 : last) * step);
+        if constexpr (lookahead) {
+          ahead[k] = sample(k, cell + 2);
+        } else {
+          high[k] = sample(k, cell + 1);
+        }
         index[k] = cell;
       }
 #pragma unroll
@@ -83,6 +112,11 @@ struct Walk {
       }
     }
     return sum;
+  }
+
+ private:
+  __device__ __forceinline__ Vec<A, V> sample(int k, int i) const {
+    return load<V>(base + k * tap + (i < last ? i : last) * step);
   }
 };
 
@@ -113,11 +147,11 @@ struct Gather {
       ++index[k];
     }
   }
-  __device__ __forceinline__ void add(const Source<A>* sources, const Vec<A, V>& grad) {
+  __device__ __forceinline__ void add(const Cell<A>* sources, const Vec<A, V>& grad) {
 #pragma unroll
     for (int k = 0; k < 3; ++k) {
-      const Source<A> source = sources[k];
-      const int cell = int(source.index);
+      const Cell<A> source = sources[k];
+      const int cell = source.index;
       if (cell < 0 || cell < begin - 1 || cell >= end) continue;
       advance(k, cell);
 #pragma unroll
@@ -178,14 +212,15 @@ template <int V, class A>
 __global__ void __launch_bounds__(kWarp* kSegmentWarps)
     interpolate_x_kernel(const A* taps, A* rows, const Level l) {
   constexpr int kPositions = kSegment * kSegmentWarps;
-  __shared__ Source<A> sources[kPositions + 2];
+  __shared__ Cell<A> sources[kPositions + 2];
   const int64_t block_x = int64_t(blockIdx.y) * kPositions;
   make_sources<kPositions + 2>(sources, block_x - 1, l.w, l.W, threadIdx.y * kWarp + threadIdx.x);
   const int64_t row = blockIdx.x / 3, ky = blockIdx.x - row * 3;
   const int first = threadIdx.y * kSegment;
   for (int64_t d = int64_t(threadIdx.x) * V; d < l.D; d += kWarp * V) {
-    Walk<A, V> walk(taps + (row * l.w * 9 + 3 * ky) * l.D + d, 9 * l.D, l.D, l.w);
+    Walk<A, V, true> walk(taps + (row * l.w * 9 + 3 * ky) * l.D + d, 9 * l.D, l.D, l.w);
     A* out = rows + int64_t(blockIdx.x) * l.W * l.D;
+    walk.start(sources + first);
 #pragma unroll
     for (int r = 0; r < kSegment; ++r) {
       const int64_t x = block_x + first + r;

@@ -12,6 +12,9 @@
 // Sizes for 25 x 25 -> 200 x 200, D = 256: taps 5.8 MB, rows 15 MB, both stay in L2. Naively an output
 // reads 36 taps: 1.5 GB. Walking 8 rows reads about one row vector an output: 41 MB of L2 traffic, 8 us,
 // and the first kernel 35 MB, 6 us. Samples go in groups whose rows fit the L2 cache.
+// Measured on an H200 (benchmarks/results/nvidia-h200/kernels.json): 29 us for both, linear in N. That walk
+// waited for memory three times at its start and three times in every cell; now it waits once. Not measured
+// since.
 #include "upsample.cuh"
 
 namespace efpn {
@@ -37,7 +40,7 @@ __global__ void __launch_bounds__(kWarp* kGateWarps, sizeof(T) < 8 ? 5 : 1)
     gate_kernel(const Gate<T> a) {
   using A = Acc<T>;
   const Level& l = a.level;
-  __shared__ Source<A> sources[kGateRows + 2];
+  __shared__ Cell<A> sources[kGateRows + 2];
   const int64_t y0 = int64_t(blockIdx.y) * kGateRows;
   make_sources<kGateRows + 2>(sources, y0 - 1, l.h, l.H, threadIdx.y * kWarp + threadIdx.x);
   const int64_t x = int64_t(blockIdx.x) * kGateWarps + threadIdx.y, n = blockIdx.z;
@@ -45,11 +48,11 @@ __global__ void __launch_bounds__(kWarp* kGateWarps, sizeof(T) < 8 ? 5 : 1)
   const A* column = a.rows + n * l.h * 3 * l.W * l.D + x * l.D;
   A dot[kGateRows] = {};
   for (int64_t d = int64_t(threadIdx.x) * V; d < l.D; d += kWarp * V) {
-    Walk<A, V> walk(column + d, 3 * l.W * l.D, l.W * l.D, l.h);
+    Walk<A, V, true> walk(column + d, 3 * l.W * l.D, l.W * l.D, l.h);
+    walk.start(sources);
     const Vec<A, V> bias = load<V>(a.bias + d), weight = load<V>(a.gate_weight + d);
 #pragma unroll
-    for (int r = 0; r < kGateRows; ++r) {
-      if (y0 + r >= l.H) break;
+    for (int r = 0; r < kGateRows; ++r) {  // past the image: harmless, and not stored
       const Vec<A, V> hidden = walk.next(sources + r, bias);
 #pragma unroll
       for (int v = 0; v < V; ++v) dot[r] += weight[v] * relu(hidden[v]);
@@ -111,13 +114,14 @@ template <int V, class T>
 __global__ void __launch_bounds__(128) relu_map_kernel(const ReLUMap<T> a) {
   using A = Acc<T>;
   const Level& l = a.level;
-  __shared__ Source<A> sources[kGateRows + 2];
+  __shared__ Cell<A> sources[kGateRows + 2];
   const int64_t y0 = int64_t(blockIdx.y) * kGateRows;
   make_sources<kGateRows + 2>(sources, y0 - 1, l.h, l.H, threadIdx.x);
   const int64_t m = (int64_t(blockIdx.x) * 128 + threadIdx.x) * V, n = blockIdx.z;
   const int64_t M = l.W * l.D;
   if (m >= M) return;
-  Walk<A, V> walk(a.rows + n * l.h * 3 * M + m, 3 * M, M, l.h);
+  Walk<A, V, true> walk(a.rows + n * l.h * 3 * M + m, 3 * M, M, l.h);
+  walk.start(sources);
   const Vec<A, V> bias = l.template bias_at<V>(a.bias, m);
 #pragma unroll
   for (int r = 0; r < kGateRows; ++r) {

@@ -6,7 +6,10 @@
 // rows belongs to one thread, which also visits the few positions above and below that read it. A second
 // walk gathers along x into grad_taps.
 // Bytes at 25 x 25 -> 200 x 200, D = 256: 15 MB of rows and of grad_rows each written and read, in L2.
-// Operations: about 25 per output and channel, a quarter of them twice: 15 us on 132 SMs.
+// Operations: about 25 per output and channel, a fifth of them twice: 15 us on 132 SMs.
+// Measured on an H200 (benchmarks/results/nvidia-h200/kernels.json): 104 us, linear in N. That version
+// waited for the gate and its gradient at every position of the first walk, and for nearly every column
+// of the second; now both are loaded ahead. Not measured since.
 #include "reduce.cuh"
 #include "upsample.cuh"
 
@@ -15,7 +18,7 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kStrip = 4;   // low-resolution rows of a thread
+constexpr int kStrip = 5;   // low-resolution rows of a thread
 constexpr int kBatch = 32;  // positions whose sources are in shared memory
 
 template <class T>
@@ -32,12 +35,31 @@ struct RowsBackward {
   Level level;
 };
 
+// What a position gets from above: of a gate, its gradient and value; of a map, V gradients.
+template <bool is_gate, int V, class T>
+struct Above {
+  Acc<T> grad, gate;
+
+  __device__ __forceinline__ void load(const RowsBackward<T>& a, int64_t at) {
+    grad = __ldg(a.grad_gate + at);
+    gate = __ldg(a.gate + at);
+  }
+};
+template <int V, class T>
+struct Above<false, V, T> {
+  Storage<T, V> grad;
+
+  __device__ __forceinline__ void load(const RowsBackward<T>& a, int64_t at) {
+    grad = load_raw<V>(a.grad + at);
+  }
+};
+
 // grid: (tiles of positions m, strips, samples).
 template <int V, bool is_gate, class T>
 __global__ void __launch_bounds__(kThreads) rows_bwd_kernel(const RowsBackward<T> a) {
   using A = Acc<T>;
   const Level& l = a.level;
-  __shared__ Source<A> sources[kBatch + 2];
+  __shared__ Cell<A> sources[kBatch + 2];
   const int64_t M = l.W * l.D, n = blockIdx.z, strip = blockIdx.y;
   const int64_t m = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * V;
   const bool inside = m < M;
@@ -48,33 +70,37 @@ __global__ void __launch_bounds__(kThreads) rows_bwd_kernel(const RowsBackward<T
   const int64_t own_end = bilinear_first_output(end, l.h, l.H);
 
   const int64_t sample = n * l.h * 3 * M + m;
-  Walk<A, V> walk(a.rows + sample, 3 * M, M, l.h);
+  Walk<A, V, false> walk(a.rows + sample, 3 * M, M, l.h);
   Gather<A, V> gather(a.grad_rows + sample, 3 * M, M, begin, end);
   Vec<A, V> bias = fill<A, V>(A(0)), weight = bias, bias_sum = bias, weight_sum = bias;
   A gate_sum = 0;
-  int64_t x = 0;
+  // What comes from above at row y starts at `at`; it is loaded a row ahead.
+  const int64_t x = is_gate ? divide(m, l.D) : 0;
+  const int64_t row = is_gate ? l.W : (l.channels_last ? M : l.W);
+  int64_t at = is_gate ? (n * l.H + span.begin) * l.W + x : l.offset(n, span.begin, m);
+  Above<is_gate, V, T> above;
   if (inside) {
     bias = l.template bias_at<V>(a.bias, m);
-    if constexpr (is_gate) {
-      x = divide(m, l.D);
-      weight = load<V>(a.gate_weight + (m - x * l.D));
-    }
+    if constexpr (is_gate) weight = load<V>(a.gate_weight + (m - x * l.D));
+    if (span.begin < span.end) above.load(a, at);
   }
   for (int64_t batch = span.begin; batch < span.end; batch += kBatch) {
     __syncthreads();
     make_sources<kBatch + 2>(sources, batch - 1, l.h, l.H, threadIdx.x);
     if (!inside) continue;
+    if (batch == span.begin) walk.start(sources);
     const int rows = int(span.end - batch < kBatch ? span.end - batch : kBatch);
 #pragma unroll 1
     for (int r = 0; r < rows; ++r) {
       const int64_t y = batch + r;
       const bool own = y >= own_begin && y < own_end;
+      const Above<is_gate, V, T> here = above;
+      at += row;
+      if (y + 1 < span.end) above.load(a, at);
       const Vec<A, V> hidden = walk.next(sources + r, bias);
       Vec<A, V> grad;
       if constexpr (is_gate) {
-        const int64_t q = (n * l.H + y) * l.W + x;
-        const A gate = __ldg(a.gate + q);
-        const A logit = __ldg(a.grad_gate + q) * gate * (A(1) - gate);
+        const A logit = here.grad * here.gate * (A(1) - here.gate);
 #pragma unroll
         for (int v = 0; v < V; ++v) {
           grad[v] = logit * weight[v];
@@ -82,7 +108,7 @@ __global__ void __launch_bounds__(kThreads) rows_bwd_kernel(const RowsBackward<T
         }
         if (own) gate_sum += logit;
       } else {
-        grad = load<V>(a.grad + l.offset(n, y, m));
+        grad = widen<V>(here.grad);
       }
 #pragma unroll
       for (int v = 0; v < V; ++v) {
@@ -104,12 +130,13 @@ __global__ void __launch_bounds__(kThreads) rows_bwd_kernel(const RowsBackward<T
 
 constexpr int kTapThreads = 64;
 constexpr int kTapStrip = 3;  // low-resolution columns of a thread
+constexpr int kAhead = 4;     // divides kBatch
 
 // grad_taps from grad_rows. grid: (N h 3, strips, channel tiles).
 template <int V, class A>
 __global__ void __launch_bounds__(kTapThreads)
     taps_bwd_kernel(const A* grad_rows, A* grad_taps, const Level l) {
-  __shared__ Source<A> sources[kBatch + 2];
+  __shared__ Cell<A> sources[kBatch + 2];
   const int64_t d = (int64_t(blockIdx.z) * kTapThreads + threadIdx.x) * V;
   const bool inside = d < l.D;
   const int64_t row = blockIdx.x / 3, ky = blockIdx.x - row * 3;
@@ -125,18 +152,30 @@ __global__ void __launch_bounds__(kTapThreads)
     return grad;
   };
   Gather<A, V> gather(grad_taps + (row * l.w * 9 + 3 * ky) * l.D + d, 9 * l.D, l.D, begin, end);
-  Vec<A, V> next = fill<A, V>(A(0));
-  if (inside && span.begin < span.end) next = grad_at(span.begin);
+  // kAhead columns are under way while as many are gathered.
+  Vec<A, V> next[kAhead];
+  const auto load_from = [&](int64_t x) {
+#pragma unroll
+    for (int u = 0; u < kAhead; ++u) {
+      if (x + u < span.end) next[u] = grad_at(x + u);
+    }
+  };
+  if (inside) load_from(span.begin);
   for (int64_t batch = span.begin; batch < span.end; batch += kBatch) {
     __syncthreads();
     make_sources<kBatch + 2>(sources, batch - 1, l.w, l.W, threadIdx.x);
     if (!inside) continue;
     const int columns = int(span.end - batch < kBatch ? span.end - batch : kBatch);
 #pragma unroll 1
-    for (int r = 0; r < columns; ++r) {
-      const Vec<A, V> grad = next;
-      if (batch + r + 1 < span.end) next = grad_at(batch + r + 1);
-      gather.add(sources + r, grad);
+    for (int r = 0; r < columns; r += kAhead) {
+      Vec<A, V> grad[kAhead];
+#pragma unroll
+      for (int u = 0; u < kAhead; ++u) grad[u] = next[u];
+      load_from(batch + r + kAhead);
+#pragma unroll
+      for (int u = 0; u < kAhead; ++u) {
+        if (r + u < columns) gather.add(sources + r + u, grad[u]);
+      }
     }
   }
   if (inside) gather.finish();
