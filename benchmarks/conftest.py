@@ -15,7 +15,6 @@ from benchmarks.baselines import Entrant, entrants
 from benchmarks.environment import ROOT, describe, slug
 from benchmarks.goals import goals_of
 from benchmarks.harness import Harness
-from benchmarks.memory import keep_freed_memory
 from benchmarks.plan import Options
 from benchmarks.records import OURS, Omission, Row
 from benchmarks.replay import clock, replay
@@ -123,11 +122,7 @@ class Session:
         if id(group) not in self.measured:
             if self.harness is None:
                 torch.backends.cudnn.benchmark = True
-                allocator = "keeps freed memory" if keep_freed_memory() else "as the system has it"
-                self.environment = describe(self.options.device) | {
-                    "size": self.options.size,
-                    "allocator": allocator,
-                }
+                self.environment = describe(self.options.device) | {"size": self.options.size}
                 self.harness = Harness(self.options.device, self.options.backends, self.progress)
             self.title = f"[{len(self.measured) + 1}/{self.total_groups}] {group.key}"
             self.progress("")

@@ -15,7 +15,7 @@ import efpn_kernels
 
 from .accuracy import judge, max_error, oracle, run
 from .baselines import Candidate, Entrant, Inputs, build, entrants
-from .memory import Memory, measure_memory
+from .memory import Memory, keep_freed_memory, measure_memory
 from .records import (
     BACKWARD,
     COMPILE,
@@ -91,6 +91,7 @@ class Harness:
         """Check every candidate, time those that pass, and return what came of it."""
         if group.workload is not self._workload:
             self._enter(group.workload)
+        keep_freed_memory(group.cache == "warm")
         omissions: list[Omission] = []
         contestants = self._contestants(group, omissions)
         self._interleave(group, contestants, omissions)

@@ -73,17 +73,18 @@ def measure_memory(
     return Memory(saved, saved_own, peak())
 
 
-def keep_freed_memory() -> bool:
-    """Let the C library keep freed memory for the next allocation; whether it can (glibc).
+def keep_freed_memory(keep: bool) -> bool:
+    """Let the C library keep freed memory for the next allocation, or not; whether it can (glibc).
 
-    It would return every large block to the system and fault it in again in the next call: on a small
-    virtual machine that takes several times as long as the operator, and varies as much.
+    By default it returns large blocks to the system and faults them in again in the next call, which
+    on a small virtual machine can take several times as long as the operator.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    trim_threshold, mmap_max = -1, -4  # malloc.h
-    return mallopt(trim_threshold, 2**31 - 1) == 1 and mallopt(mmap_max, 0) == 1
+    trim_threshold, mmap_max = -1, -4  # malloc.h; the values of "not" are its defaults
+    settings = {trim_threshold: 2**31 - 1 if keep else 2**17, mmap_max: 0 if keep else 2**16}
+    return all(mallopt(name, value) == 1 for name, value in settings.items())
 
 
 @contextmanager

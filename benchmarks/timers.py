@@ -63,7 +63,10 @@ def _ignore() -> None:
 class WallSampler:
     """The host's clock around each call; for code that runs on the host."""
 
-    def __init__(self, step: Step, seconds: float) -> None:
+    def __init__(self, step: Step, seconds: float, sets: int) -> None:
+        if sets > 1:  # until as many results are alive as ever will be
+            for _ in range(sets):
+                step(_ignore)
         self.step = step
         self.calls = max(1, math.ceil(MIN_SAMPLE_S["wall"] / seconds))
         self._forward = 0.0
@@ -155,7 +158,7 @@ def _recorded() -> torch.cuda.Event:
 def make_sampler(clock: str, step: Step, seconds: float, sets: int) -> Sampler:
     """The sampler of a clock: ``"wall"``, ``"events"`` or ``"graph"``."""
     if clock == "wall":
-        return WallSampler(step, seconds)
+        return WallSampler(step, seconds, sets)
     if clock == "events":
         return EventSampler(step, seconds)
     return GraphSampler(step, seconds, sets)
