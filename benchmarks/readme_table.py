@@ -65,13 +65,11 @@ def device_table(folder: Path, environment: Mapping[str, Any], rows: Sequence[Ro
 
 
 def is_headline(key: GroupKey) -> bool:
-    """Whole calls: a CPU's host clock; a GPU's kernels on cold tensors, and small losses' calls."""
+    """Whole calls: a CPU's warm ones; a GPU's kernels on cold tensors, and small losses' calls."""
     if key.direction not in (FORWARD, TRAINING):
         return False
     if key.operator == "DCLoss" and key.shape.startswith("2 048"):
         return key.clock != "graph" and key.cache == "warm"
-    if key.operator in ("DCLoss", "CEM"):
-        return key.cache == "cold" and key.clock in ("graph", "wall")
     return (key.clock, key.cache) in HEADLINE
 
 
