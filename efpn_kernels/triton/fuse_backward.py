@@ -31,21 +31,24 @@ def fuse_bwd_kernel(
     """The fuse convolution's gradients: grad_sum by gathering, partial sums ``[programs, 10]``."""
     ACC: tl.constexpr = grad_sum_ptr.dtype.element_ty
     n = tl.program_id(1).to(tl.int64)
+    grad_logit = grad_logit_ptr + n * HW
+    m_high = m_high_ptr + n * HW
+    m_low = m_low_ptr + n * HW
     column = tl.arange(0, 16)
     sums = tl.zeros([16], ACC)
     for tile in range(tl.program_id(0) * tiles, (tl.program_id(0) + 1) * tiles):
         p = tile * PIXELS + tl.arange(0, PIXELS)
         y = p // W
         x = p % W
-        centre = load_neighbour(grad_logit_ptr, n, y, x, H, W)
+        centre = load_neighbour(grad_logit, y, x, H, W)
         grad_sum = tl.zeros([PIXELS], ACC)
         for tap in tl.static_range(9):
             dy = tap // 3 - 1
             dx = tap % 3 - 1
             weight = tl.load(fuse_weight_ptr + tap).to(ACC)
-            grad_sum += weight * load_neighbour(grad_logit_ptr, n, y - dy, x - dx, H, W)
-            fused = load_neighbour(m_high_ptr, n, y + dy, x + dx, H, W)
-            fused += load_neighbour(m_low_ptr, n, y + dy, x + dx, H, W)
+            grad_sum += weight * load_neighbour(grad_logit, y - dy, x - dx, H, W)
+            fused = load_neighbour(m_high, y + dy, x + dx, H, W)
+            fused += load_neighbour(m_low, y + dy, x + dx, H, W)
             sums += tl.where(column == tap, tl.sum(centre * fused, axis=0), 0.0)
         sums += tl.where(column == 9, tl.sum(centre, axis=0), 0.0)
         tl.store(grad_sum_ptr + n * HW + p, grad_sum, p < HW)

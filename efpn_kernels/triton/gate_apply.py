@@ -25,10 +25,10 @@ from .tile import map_tile, sigmoid
 
 
 @triton.jit
-def load_neighbour(gate_ptr, n, y, x, H, W):
-    """A gate at pixels that may lie outside of the image, where it is zero."""
+def load_neighbour(gate_ptr, y, x, H, W):
+    """An image's gate at pixels that may lie outside of it, where it is zero."""
     inside = (y >= 0) & (y < H) & (x >= 0) & (x < W)
-    return tl.load(gate_ptr + (n * H + y) * W + x, inside, other=0.0)
+    return tl.load(gate_ptr + (y * W + x), inside, other=0.0)
 
 
 @triton.jit
@@ -56,10 +56,12 @@ def gate_apply_kernel(
     n = tl.program_id(1).to(tl.int64)
     p = p0 + tl.arange(0, PIXELS)
     logit = tl.zeros([PIXELS], ACC) + tl.load(fuse_bias_ptr).to(ACC)
+    m_high = m_high_ptr + n * HW
+    m_low = m_low_ptr + n * HW
     for tap in tl.static_range(9):
         y = p // W + (tap // 3 - 1)
         x = p % W + (tap % 3 - 1)
-        fused = load_neighbour(m_high_ptr, n, y, x, H, W) + load_neighbour(m_low_ptr, n, y, x, H, W)
+        fused = load_neighbour(m_high, y, x, H, W) + load_neighbour(m_low, y, x, H, W)
         logit += tl.load(fuse_weight_ptr + tap).to(ACC) * fused
     mask_pointers = mask_ptr + n * HW + p
     tl.store(mask_pointers, sigmoid(logit), p < HW)
