@@ -19,7 +19,7 @@ CORE := $(VENV)/.core
 BUILT := $(VENV)/.built
 MMDET := $(VENV)/.mmdet
 
-.PHONY: bench test test-core demo gpu-check sanitize lint wheel wheel-test clean setup
+.PHONY: bench test test-core interpret-operators interpret-kernels demo gpu-check sanitize lint wheel wheel-test clean setup
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
@@ -49,7 +49,14 @@ bench: $(BUILT)
 
 test: $(BUILT) $(MMDET)
 	$(QUIETLY) $(BIN)/python -m pytest tests
-	$(QUIETLY) TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_kernels.py tests/test_triton_conv.py -k "triton and (float32 or conv)"
+	$(MAKE) --jobs 2 --output-sync interpret-operators interpret-kernels
+
+# Triton's kernels on the CPU. The interpreter is a single thread of Python: two of them at a time.
+INTERPRET := $(QUIETLY) TRITON_INTERPRET=1 $(BIN)/python -m pytest --quiet --backends triton -W ignore:overflow:RuntimeWarning
+interpret-operators: $(BUILT)
+	$(INTERPRET) tests/test_efpn_bs.py tests/test_cem.py tests/test_dc_loss.py
+interpret-kernels: $(BUILT)
+	$(INTERPRET) tests/test_fbsm.py tests/test_kernels.py tests/test_triton_*.py -k "triton"
 
 test-core: $(BUILT)
 	$(QUIETLY) $(BIN)/python -m pytest tests --ignore tests/mmdet

@@ -3,8 +3,8 @@
     python -m benchmarks.triton_report [--json FILE] [--targets sm_90,gfx942]
 
 The launchers run on tensors without memory, at the shapes of a detector, while Triton compiles for a
-target instead of launching: what is inspected is what would run. Beside it stands a roofline on paper,
-the compulsory bytes of each call over the copy bandwidth of an H200.
+target instead of launching: what is inspected is what would run. Bytes, operations and the times that they
+allow are in ``triton_roofline``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from .gpu_kernels import FORMATS, real_cases, tensor_bytes
+from .gpu_kernels import FORMATS, real_cases
 
 from kernel_cases import Maker  # isort: skip - the path of the tests comes with gpu_kernels
 
@@ -36,7 +36,6 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-H200_BYTES_PER_S = 4.3e12
 SIZES = ((1, 256), (2, 64))
 """Batch and channels; Triton compiles anew where a size is 1."""
 
@@ -112,13 +111,32 @@ def nvidia_resources(cubin: bytes) -> dict[str, int]:
 
 
 def amd_resources(assembly: str) -> dict[str, int]:
-    """Vector registers and the scratch bytes of a kernel's assembly."""
-    registers = re.search(r"\.vgpr_count:\s+(\d+)", assembly)
-    scratch = re.search(r"\.private_segment_fixed_size:\s+(\d+)", assembly)
-    return {"registers": int(registers[1]), "spill_bytes": int(scratch[1])}
+    """Vector registers, and what spills: bytes of scratch memory, and registers by the compiler's count.
+
+    Scalar registers spill into lanes of vector registers first, which takes no memory.
+    """
+    names = "vgpr_count|private_segment_fixed_size|vgpr_spill_count|sgpr_spill_count"
+    usage = {k: int(v) for k, v in re.findall(rf"\.({names}):\s+(\d+)", assembly)}
+    return {
+        "registers": usage["vgpr_count"],
+        "spill_bytes": usage["private_segment_fixed_size"],
+        "spilled_vectors": usage["vgpr_spill_count"],
+        "spilled_scalars": usage["sgpr_spill_count"],
+    }
 
 
-def access_widths(ptx: str, instruction: str) -> dict[str, int]:
+AMD_WIDTHS = {"ubyte": 1, "sbyte": 1, "byte": 1, "ushort": 2, "sshort": 2, "short": 2, "dword": 4}
+AMD_WIDTHS |= {f"dwordx{n}": 4 * n for n in (2, 3, 4)}
+
+
+def amd_access_widths(assembly: str, instruction: str) -> dict[str, int]:
+    """How many loads or stores of each width in bytes a kernel of a CDNA GPU has."""
+    pattern = rf"^\s+(?:global|buffer|flat)_{instruction}_(dwordx\d|[a-z]+)"
+    widths = Counter(AMD_WIDTHS[name] for name in re.findall(pattern, assembly, re.MULTILINE))
+    return {str(width): count for width, count in sorted(widths.items())}
+
+
+def nvidia_access_widths(ptx: str, instruction: str) -> dict[str, int]:
     """How many ``ld.global`` or ``st.global`` of each width in bytes a kernel has."""
     widths: Counter[int] = Counter()
     for vector, bits in re.findall(rf"\b{instruction}\.global\S*?(?:\.v(\d))?\.b(\d+)\s", ptx):
@@ -140,10 +158,12 @@ def describe(kernel: JITFunction, options: dict, compiled: object, target: str) 
     }
     if target.startswith("sm"):
         row |= nvidia_resources(compiled.asm["cubin"])
-        row["loads"] = access_widths(compiled.asm["ptx"], "ld")
-        row["stores"] = access_widths(compiled.asm["ptx"], "st")
+        row["loads"] = nvidia_access_widths(compiled.asm["ptx"], "ld")
+        row["stores"] = nvidia_access_widths(compiled.asm["ptx"], "st")
     else:
         row |= amd_resources(compiled.asm["amdgcn"])
+        row["loads"] = amd_access_widths(compiled.asm["amdgcn"], "load")
+        row["stores"] = amd_access_widths(compiled.asm["amdgcn"], "store")
     return row
 
 
@@ -175,26 +195,6 @@ def compiled_rows(target: str) -> Iterator[dict]:
                     yield row
 
 
-def roofline_rows() -> Iterator[dict]:
-    """Compulsory bytes of every call, and the microseconds in which an H200 moves them."""
-    for N in (1, 2, 8):
-        for dtype, channels_last in FORMATS:
-            for case in real_cases(N):
-                maker = MetaMaker(dtype, channels_last)
-                args = case.build(maker)
-                with Recorder(TARGETS["sm_90"]):
-                    results = call(case.kernel, args)
-                results = results if isinstance(results, tuple) else (results,)
-                moved = tensor_bytes(args) + tensor_bytes(results)
-                yield {
-                    "operator": case.kernel,
-                    "case": case.id,
-                    "dtype": str(dtype).removeprefix("torch."),
-                    "bytes": moved,
-                    "us": moved / H200_BYTES_PER_S * 1e6,
-                }
-
-
 def widths_text(widths: dict[str, int]) -> str:
     return " ".join(f"{count}x{width}" for width, count in widths.items())
 
@@ -203,7 +203,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--roofline", action="store_true")
     options = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET") == "1":
         sys.exit("TRITON_INTERPRET: expected it unset, the interpreter compiles nothing; got 1")
@@ -214,18 +213,11 @@ def main() -> None:
             print(
                 f"{row['target']:7} {row['kernel']:28} {row['dtype']:8} {row['layout']:13} "
                 f"{row['registers']:4} registers {row['spill_bytes']:4} B spilled "
-                f"{row['shared_bytes']:6} B shared  loads {widths_text(row.get('loads', {}))}"
-                f"  stores {widths_text(row.get('stores', {}))}",
+                f"{row['shared_bytes']:6} B shared  loads {widths_text(row['loads'])}"
+                f"  stores {widths_text(row['stores'])}",
                 flush=True,
             )
     report = {"triton": triton.__version__, "kernels": rows}
-    if options.roofline:
-        report["roofline"] = list(roofline_rows())
-        for row in report["roofline"]:
-            print(
-                f"{row['operator']:24} {row['case']:34} {row['dtype']:8} "
-                f"{row['bytes'] / 1e6:9.2f} MB {row['us']:8.2f} us"
-            )
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
 

@@ -43,7 +43,7 @@ class Shape:
     @property
     def small(self) -> bool:
         """Whether an interpreter of kernels gets through it in seconds."""
-        return self.n * max(self.low, self.hidden) * math.prod(self.low_size) <= 8192
+        return self.n * max(self.low, self.hidden) * math.prod(self.low_size) <= 16384
 
 
 SHAPES: dict[str, Shape] = {

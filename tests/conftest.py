@@ -19,6 +19,10 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 torch.backends.cudnn.allow_tf32 = False
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if INTERPRETED:
+    import triton_interpreter
+
+    triton_interpreter.install()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is n
 ROOT = Path(__file__).resolve().parents[1]
 NVIDIA = ("sm_80", "sm_90", "sm_100")
 AMD = ("gfx942",)
-WARP = 32
+THREADS = {"gfx942": 64}
+"""Threads of a warp, where they are not 32."""
 
 # Kernels that are bound by memory: how many maps they load and store at least.
 MAPS = {
@@ -68,22 +69,23 @@ def test_every_operator_compiles(compiled: list[dict]) -> None:
 
 
 def test_nothing_spills(compiled: list[dict]) -> None:
-    if compiled[0]["target"] in AMD:
-        pytest.skip("required of the NVIDIA targets")
-    assert not [label(row) for row in compiled if row["spill_bytes"]]
+    """Nothing to memory. On AMD no vector register either; scalar ones may go into lanes of these."""
+    spills = [row for row in compiled if row["spill_bytes"] or row.get("spilled_vectors")]
+    assert not [label(row) for row in spills]
 
 
 def test_maps_are_read_and_written_16_bytes_at_a_time(compiled: list[dict]) -> None:
-    if compiled[0]["target"] in AMD:
-        pytest.skip("widths are read from PTX")
+    """As many 16-byte accesses as the tile needs; one where a thread has less than that of it."""
     narrow = []
     for row in compiled:
         settings = row["settings"]
         loads, stores = MAPS.get(row["kernel"], (0, 0))
         tile = settings.get("PIXELS", 1) * settings.get("CHANNELS", 1) * settings.get("BLOCK", 1)
-        accesses = tile * BYTES[row["dtype"]] // (16 * WARP * row["warps"])
-        if row["loads"].get("16", 0) < loads * accesses or (
-            row["stores"].get("16", 0) < stores * accesses
+        share = tile * BYTES[row["dtype"]] // (THREADS.get(row["target"], 32) * row["warps"])
+        width = min(share, 16)
+        accesses = share // max(width, 1)
+        if row["loads"].get(str(width), 0) < loads * accesses or (
+            row["stores"].get(str(width), 0) < stores * accesses
         ):
             narrow.append(f"{label(row)}: loads {row['loads']}, stores {row['stores']}")
     assert not narrow
