@@ -60,8 +60,22 @@ def _parameters(
         same_kind(name, parameter, low_name, low)
 
 
+def _map_channels(name: str, x: Tensor, parameter_name: str, expected: int) -> None:
+    if x.shape[1] != expected:
+        raise ValueError(
+            f"{name}: expected {expected} channels (those of {parameter_name}), "
+            f"got shape {tuple(x.shape)}"
+        )
+
+
 def projection(low: Tensor, high: Tensor, prefix: str, weight: Tensor, bias: Tensor) -> None:
     """The projection of CEM: ``[Cl, Ch, 1, 1]`` and ``[Cl]``."""
+    tensor(f"{prefix}weight", weight)
+    tensor(f"{prefix}bias", bias)
+    if weight.dim() == 4 and weight.shape[2:] == (1, 1) and bias.shape == weight.shape[:1]:
+        # A sound module: then it is a map that does not fit.
+        _map_channels("p_low", low, f"{prefix}weight", weight.shape[0])
+        _map_channels("p_high", high, f"{prefix}weight", weight.shape[1])
     c, c_high = low.shape[1], high.shape[1]
     _parameters(
         "p_low",
@@ -88,8 +102,16 @@ def fbsm(
     refine_bias: Tensor,
 ) -> None:
     """The parameters of FBSM, whose hidden and gate channels ``low_gate_weight`` gives."""
-    c, c_high = low.shape[1], high.shape[1]
     tensor("low_gate_weight", low_gate_weight)
+    tensor("high_conv_weight", high_conv_weight)
+    tensor("low_conv_weight", low_conv_weight)
+    if low_conv_weight.dim() == 4 and high_conv_weight.dim() == 4:
+        hidden, channels = low_conv_weight.shape[:2]
+        if isinstance(refine_weight, Tensor) and refine_weight.shape == (channels, channels, 3, 3):
+            _map_channels(low_name, low, "low_conv_weight", channels)
+        if high_conv_weight.shape[0] == hidden:
+            _map_channels("p_high", high, "high_conv_weight", high_conv_weight.shape[1])
+    c, c_high = low.shape[1], high.shape[1]
     gates = low_gate_weight.shape[0] if low_gate_weight.dim() == 4 else 0
     if gates != 1 and gates != c:  # not `in`: a compiler cannot look a symbolic size up in a tuple
         raise ValueError(

@@ -195,14 +195,26 @@ def test_bad_constructors(bad: tuple[type, dict[str, Any], tuple[str, ...]]) -> 
     assert_raises(ValueError, fragments, lambda: module(**arguments))
 
 
+@pytest.mark.parametrize("module", [CEM(3, 4), FBSM(3, 4, 2), FBSM(3, 4, 2, 4), EFPNBS(3, 4)])
+def test_channels_that_a_module_is_not_for(module: torch.nn.Module) -> None:
+    """The map is named, not the parameter that it does not fit."""
+    low = "c_low" if isinstance(module, FBSM) else "p_low"
+    right, wrong = ((1, 4, 5, 6), (1, 3, 2, 2)), ((1, 7, 5, 6), (1, 5, 2, 2))
+    assert_raises(
+        ValueError,
+        (f"{low}: expected 4 channels", "(1, 7, 5, 6)"),
+        lambda: module(torch.zeros(wrong[0]), torch.zeros(right[1])),
+    )
+    assert_raises(
+        ValueError,
+        ("p_high: expected 3 channels", "(1, 5, 2, 2)"),
+        lambda: module(torch.zeros(right[0]), torch.zeros(wrong[1])),
+    )
+
+
 def test_modules_raise_what_functions_raise() -> None:
     block = EFPNBS(3, 4)
     p_low, p_high = torch.zeros(1, 4, 5, 6), torch.zeros(1, 3, 2, 2)
-    assert_raises(
-        ValueError,
-        ("project_weight: ", "(4, 5, 1, 1)", "(4, 3, 1, 1)"),
-        lambda: block(p_low, torch.zeros(1, 5, 2, 2)),
-    )
     assert_raises(TypeError, ("p_high: ", "torch.float64"), lambda: block(p_low, p_high.double()))
     assert_raises(
         TypeError,
