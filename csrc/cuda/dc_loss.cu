@@ -18,7 +18,7 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kHeld = 16;  // elements of a thread whose loads are under way together
+constexpr int kHeld = 16;  // elements of a thread whose loads are under way together (float64: 8)
 constexpr int64_t kChunk = int64_t(kThreads) * kHeld;
 constexpr int64_t kSingle = 16384;
 
@@ -106,10 +106,10 @@ __device__ __forceinline__ void apply(const DCLoss<T>& a, int64_t at,
 
 // A block takes `chunk` elements, a multiple of V; the last one also the elements past the last vector.
 template <bool gradients, bool factors, int V, class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     dc_loss_kernel(const DCLoss<T> a, const int64_t chunk) {
   using A = Acc<T>;
-  constexpr int K = gradients ? 3 : 1, U = V > 1 ? kHeld / V : 4;
+  constexpr int K = gradients ? 3 : 1, U = V == 1 || sizeof(T) == 8 ? 4 : kHeld / V;
   constexpr int64_t kStep = int64_t(kThreads) * V;
   __shared__ A shared[K * kThreads / kWarp];
   const int64_t vectors_end = a.numel / V * V;

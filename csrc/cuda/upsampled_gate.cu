@@ -49,6 +49,7 @@ __global__ void __launch_bounds__(kWarp* kGateWarps, sizeof(T) < 8 ? 5 : 1)
   A dot[kGateRows] = {};
   for (int64_t d = int64_t(threadIdx.x) * V; d < l.D; d += kWarp * V) {
     Walk<A, V, true> walk(column + d, 3 * l.W * l.D, l.W * l.D, l.h);
+    asm volatile("" ::: "memory");  // the sources stay in shared memory: kept, they would spill
     walk.start(sources);
     const Vec<A, V> bias = load<V>(a.bias + d), weight = load<V>(a.gate_weight + d);
 #pragma unroll
@@ -125,11 +126,10 @@ __global__ void __launch_bounds__(128) relu_map_kernel(const ReLUMap<T> a) {
   const Vec<A, V> bias = l.template bias_at<V>(a.bias, m);
 #pragma unroll
   for (int r = 0; r < kGateRows; ++r) {
-    if (y0 + r >= l.H) break;
     Vec<A, V> hidden = walk.next(sources + r, bias);
 #pragma unroll
     for (int v = 0; v < V; ++v) hidden[v] = relu(hidden[v]);
-    store(a.out + l.offset(n, y0 + r, m), hidden);
+    if (y0 + r < l.H) store(a.out + l.offset(n, y0 + r, m), hidden);
   }
 }
 

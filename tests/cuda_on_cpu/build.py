@@ -1,0 +1,104 @@
+"""Compiles ``csrc/cuda`` with the C++ compiler, so that its kernels run on a CPU, thread by thread.
+
+The kernels are the ones that nvcc compiles; only the text below differs. What a CPU cannot show: the
+kernel of clusters, races between blocks, alignment, speed.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import build_cpu
+import build_cuda
+
+HERE = Path(__file__).resolve().parent
+NAMESPACE = "efpn_cuda_on_cpu"
+REPLACED = {
+    "tensor.cuh": {
+        "kernel<<<grid, block, 0, stream_>>>(arguments...);": (
+            "emulate::launch(grid, block, [&] { kernel(arguments...); });"
+        ),
+        "STD_CUDA_KERNEL_LAUNCH_CHECK();": "",
+        "STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments...));": "",
+        "TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));": "",
+        "device_(x.get_device_index()), guard_(device_)": "device_(0)",
+        "torch::stable::accelerator::DeviceGuard guard_;": "",
+        "aoti_torch_device_type_cuda()": "aoti_torch_device_type_cpu()",
+        "#include <torch/csrc/stable/accelerator.h>": "",
+    },
+    "device.cuh": {"#include <cuda_runtime.h>": ""},
+    "pooled_context.cu": {
+        "#include <cooperative_groups.h>": "",
+        "STD_CUDA_CHECK(cudaDeviceGetAttribute(": "(void)(cudaDeviceGetAttribute(",
+    },
+}
+FLAGS = ("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-w", "-x", "c++")
+
+
+def translate(source: Path, folder: Path) -> Path:
+    """The source with its replacements, each of which must be found; written where it changed."""
+    text = source.read_text()
+    for old, new in REPLACED.get(source.name, {}).items():
+        assert text.count(old) == 1, f"{source.name}: expected once: {old}"
+        text = text.replace(old, new)
+    if source.suffix == ".cu":
+        kernels = "STABLE_TORCH_LIBRARY_IMPL(efpn, CUDA, m)"
+        assert text.count(kernels) == 1, f"{source.name}: expected once: {kernels}"
+        text = text.replace(kernels, f"STABLE_TORCH_LIBRARY_IMPL({NAMESPACE}, CPU, m)")
+        text = '#include "emulate.h"\n' + text
+    target = folder / source.name
+    if not target.exists() or target.read_text() != text:
+        target.write_text(text)
+    return target
+
+
+def cuda_headers(nvcc: str) -> str:
+    """Where nvcc finds its headers: it may be a script somewhere else."""
+    said = build_cuda.run([nvcc, "--dryrun", "-x", "cu", "-c", "/dev/null", "-o", "/dev/null"])
+    found = re.search(r'INCLUDES="-I([^"\s]+)', said)
+    assert found, said
+    return found[1]
+
+
+def build(folder: Path) -> Path:
+    """The library, under ``folder``, where objects are kept and reused."""
+    compiler, nvcc, torch_dir = (
+        build_cpu.find_compiler(),
+        build_cuda.find_nvcc(),
+        build_cuda.find_torch(),
+    )
+    assert compiler is not None and nvcc is not None
+    shutil.rmtree(folder / "common", ignore_errors=True)
+    shutil.copytree(build_cuda.SOURCES.parent / "common", folder / "common")
+    (folder / "cuda").mkdir(exist_ok=True)
+    wanted = [p for p in sorted(build_cuda.SOURCES.iterdir()) if p.suffix in (".cu", ".cuh")]
+    translated = [translate(path, folder / "cuda") for path in wanted]
+    sources = [path for path in translated if path.suffix == ".cu"] + [HERE / "emulate.cpp"]
+    headers = [path for path in translated if path.suffix == ".cuh"]
+    headers += [HERE / "emulate.h", *(folder / "common").iterdir()]
+    newest = max(path.stat().st_mtime for path in headers)
+    includes = ["-isystem", f"{torch_dir}/include"]
+    includes += ["-isystem", cuda_headers(nvcc), "-I", str(HERE)]
+    version = f"-DTORCH_TARGET_VERSION={build_cuda.TARGET_VERSION}"
+
+    def compile_source(source: Path) -> str:
+        target = folder / f"{source.stem}.o"
+        if not target.exists() or target.stat().st_mtime < max(newest, source.stat().st_mtime):
+            command = [compiler, *FLAGS, version, *includes, "-c", str(source), "-o", str(target)]
+            build_cuda.run(command)
+        return str(target)
+
+    with ThreadPoolExecutor(build_cuda.jobs()) as pool:
+        objects = list(pool.map(compile_source, sources))
+    # A new file instead of new contents: this process may have the old one mapped.
+    output = folder / "kernels.so"
+    output.unlink(missing_ok=True)
+    subprocess.run(
+        [compiler, "-shared", "-o", str(output), *objects, f"-L{torch_dir}/lib", "-ltorch_cpu"],
+        check=True,
+    )
+    return output
