@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import platform
+import time
 from argparse import ArgumentParser, Namespace
+from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -19,6 +25,7 @@ from .show import Boxes
 CONFIG = Path("demo") / "faster_rcnn_efpn_bs.py"
 PICTURES = 8
 SCORE_THRESHOLD = 0.4
+VERSIONS = ("efpn_kernels", "torch", "numpy", "mmdet", "mmcv", "mmengine", "scikit-image")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -30,7 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def main(args: Namespace) -> None:
-    """Build the data, train, evaluate before and after, draw."""
+    """Build the data, train, evaluate before and after, draw; ``result.json`` says what came of it."""
     data = args.out / "data"
     if data.exists():
         _check_seed(data, args.seed)
@@ -39,13 +46,38 @@ def main(args: Namespace) -> None:
     config = demo_config(args.out, args.seed, args.epochs)
     runner = Runner.from_cfg(config)
     untrained = runner.test()
+    start = time.monotonic()
     runner.train()
+    seconds = time.monotonic() - start
     trained = runner.test()
+    result = describe(args.seed, config, seconds, untrained, trained)
+    (args.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     checkpoint = args.out / "training" / f"epoch_{config.train_cfg.max_epochs}.pth"
     pictures = draw_pictures(config, checkpoint, data, args.out / "pictures")
     print(f"\nAP_0.5 on the test part: {_ap50(untrained)} untrained, {_ap50(trained)} trained")
-    print(f"all values: {json.dumps({name: round(value, 4) for name, value in trained.items()})}")
+    print(f"trained in {seconds / 60:.1f} minutes; all values: {json.dumps(result['trained'])}")
     print(f"checkpoint: {checkpoint}\npictures:   {pictures} in {args.out / 'pictures'}")
+
+
+def describe(
+    seed: int,
+    config: Config,
+    seconds: float,
+    untrained: dict[str, float],
+    trained: dict[str, float],
+) -> dict[str, Any]:
+    """What the training was, where it ran, how long it took (with its validations), and its AP."""
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads, "
+        f"{torch.backends.cpu.get_cpu_capability()}",
+        "versions": {name: version(name) for name in VERSIONS},
+        "seed": seed,
+        "epochs": config.train_cfg.max_epochs,
+        "training_s": round(seconds, 1),
+        "untrained": {name: round(value, 4) for name, value in untrained.items()},
+        "trained": {name: round(value, 4) for name, value in trained.items()},
+    }
 
 
 def _check_seed(data: Path, seed: int) -> None:

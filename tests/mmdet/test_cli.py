@@ -130,6 +130,9 @@ def test_demo_from_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
     out = capfd.readouterr().out
     assert "AP_0.5 on the test part:" in out
     assert (tmp_path / "training" / "epoch_1.pth").is_file()
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["epochs"] == 1 and result["training_s"] > 0
+    assert set(result["untrained"]) == set(result["trained"]) >= {"aitod/AP", "aitod/AP_0.5"}
     document = json.loads((tmp_path / "data" / "test.json").read_text())
     pictures = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert pictures <= {image["file_name"] for image in document["images"]}
