@@ -119,27 +119,61 @@ def test_registers_stay_out_of_local_memory(library: tuple[Path, str]) -> None:
     assert not in_memory
 
 
-@pytest.mark.parametrize(
-    ("source", "kernel", "loads", "stores"),
-    [
-        ("context_add", "map_kernel", 4, 4),
-        ("dc_loss", "dc_loss_kernel", 4, 2),
-        ("mask_apply_backward", "gate_bwd_last_kernel", 4, 0),
-        ("low_gate", "low_gate_last_kernel", 4, 0),
-        ("low_gate", "LowGateBackward", 2, 2),
-        ("gate_apply", "gate_apply_last_kernel", 4, 4),
-    ],
-)
-def test_maps_move_in_16_bytes(source: str, kernel: str, loads: int, stores: int) -> None:
-    """The vector forms for bfloat16 have at least so many 16-byte loads and stores in their PTX."""
-    bodies = re.findall(r"\.entry (\w+)\((.*?)\n}\n", ptx(source), re.DOTALL)
+# At least so many 16-byte loads and stores. Both memory formats where a kernel has one form for each.
+WIDE = [
+    ("context_add", "map_kernel<true", 4, 4),
+    ("context_add", "map_kernel<false", 4, 4),
+    ("context_add", "channel_sums_kernel", 4, 0),
+    ("dc_loss", "dc_loss_kernel", 4, 0),
+    ("dc_loss", "dc_loss_kernel<true", 4, 2),
+    ("mask_apply_backward", "gate_bwd_last_kernel<{V}", 2, 0),
+    ("mask_apply_backward", "gate_bwd_plane_kernel", 2, 0),
+    ("low_gate", "low_gate_last_kernel", 4, 0),
+    ("low_gate", "low_gate_plane_kernel", 1, 0),
+    ("low_gate", "LowGateBackward", 2, 1),
+    ("gate_apply", "gate_apply_last_kernel", 4, 4),
+    ("gate_apply", "gate_apply_plane_kernel", 4, 4),
+]
+ELEMENT = {"float": 4, "__nv_bfloat16": 8, "__half": 8}
+"""C++ types, and how many elements 16 bytes hold."""
+
+
+@pytest.mark.parametrize("element", ELEMENT)
+@pytest.mark.parametrize(("source", "kernel", "loads", "stores"), WIDE)
+def test_maps_move_in_16_bytes(
+    source: str, kernel: str, loads: int, stores: int, element: str
+) -> None:
+    """The vector forms have at least so many 16-byte loads and stores in their PTX."""
     wide = [
-        body for name, body in bodies if kernel in name and "bfloat16" in name and "Li8E" in name
+        body
+        for name, body in entries(source)
+        if kernel.format(V=ELEMENT[element]) in name
+        and is_of(name, element)
+        and re.search(rf"\b{ELEMENT[element]},", name)
     ]
     assert wide
     for body in wide:
         assert len(re.findall(r"ld\.global\S*\.v4\.[bfu]32", body)) >= loads
         assert len(re.findall(r"st\.global\S*\.v4\.[bfu]32", body)) >= stores
+
+
+def is_of(name: str, element: str) -> bool:
+    """Whether a kernel is made for maps of ``element``; those of half the size also name float."""
+    halves = ("__nv_bfloat16", "__half", "double")
+    return element in name and (element != "float" or not any(half in name for half in halves))
+
+
+@functools.cache
+def entries(source: str) -> list[tuple[str, str]]:
+    """The kernels of a source: template arguments of their names, and their PTX."""
+    found = re.findall(r"\.entry (\w+)\((.*?)\n}\n", ptx(source), re.DOTALL)
+    mangled = "\n".join(name for name, _ in found)
+    plain = subprocess.run(
+        ["c++filt"], input=mangled, check=True, capture_output=True, text=True
+    ).stdout.split("\n")
+    # Parameters and return types repeat the element: what counts stands before them.
+    names = [name.replace("(anonymous namespace)::", "").split("(")[0] for name in plain]
+    return [(name, body) for name, (_, body) in zip(names, found, strict=False)]
 
 
 def test_refuses_an_architecture_it_cannot_read() -> None:
