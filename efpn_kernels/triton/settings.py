@@ -13,6 +13,8 @@ anew on a GPU and prints what to paste into ``BY_ARCHITECTURE``.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from torch import Tensor
@@ -172,9 +174,17 @@ def _current_architecture() -> str:
     return f"sm_{target.arch}" if target.backend == "cuda" else str(target.arch).split(":")[0]
 
 
-def replace(kernel: str, shape_class: str, setting: Setting) -> None:
-    """Use another setting from now on, whatever the architecture: for tuning, and for tests."""
-    for table in (DEFAULT, *BY_ARCHITECTURE.values()):
-        if kernel in table:
-            table[kernel] = {**table[kernel], shape_class: setting}
+@contextmanager
+def replaced(kernel: str, shape_class: str, setting: Setting) -> Iterator[None]:
+    """Another setting inside of the block, whatever the architecture: for tuning, and for tests."""
+    tables = [table for table in (DEFAULT, *BY_ARCHITECTURE.values()) if kernel in table]
+    before = [table[kernel] for table in tables]
+    for table in tables:
+        table[kernel] = {**table[kernel], shape_class: setting}
     _find.cache_clear()
+    try:
+        yield
+    finally:
+        for table, entry in zip(tables, before, strict=True):
+            table[kernel] = entry
+        _find.cache_clear()
