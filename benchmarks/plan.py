@@ -11,7 +11,7 @@ from .timers import MAX_COLD_SETS, cold_sets
 from .workload import Group, Workload
 
 DIRECTIONS = (FORWARD, TRAINING)
-BUDGET_S = {"smoke": 0.2, "quick": 20.0, "full": 30.0}
+BUDGET_S = {"smoke": 0.2, "quick": 20.0, "full": 20.0}
 CUDA_BUDGET_S = {"smoke": 0.2, "quick": 0.6, "full": 3.0}
 
 

@@ -34,6 +34,16 @@ def test_blocks(backend: Backend, operator: str, layout: str, dtype: torch.dtype
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sums_over_a_large_level(backend: Backend, layout: str) -> None:
+    """CEM's gradients are sums over every pixel; a detector's level has forty thousand."""
+    if backend.interpreted:
+        pytest.skip("minutes in an interpreter")
+    large = case("ai_tod", layout=layout)
+    assert_rule([block_problem("cem", large, backend.device, seed) for seed in range(3)])
+
+
 @every_dtype
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("reduction", ["mean", "none"])

@@ -11,7 +11,7 @@ from conftest import Backend
 from efpn_kernels import functional
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if not c.slow], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_values_and_gradients(backend: Backend, case: Case) -> None:
     assert_accurate(lambda seed: block_problem("cem", case, backend.device, seed))
 

@@ -18,7 +18,7 @@ struct ContextGradients {
   const S* pooled;       // [N, C]
   const S* weight;       // [D, C]
   Acc<S>* grad_weight;   // [D, C]
-  Acc<S>* grad_pooled;   // [N, C], zero before
+  double* grad_pooled;   // [N, C], zero before: a sum of D terms in one chain
 };
 
 }  // namespace efpn
@@ -84,8 +84,8 @@ std::tuple<Tensor, Tensor> pooled_context_backward(Tensor grad_context, Tensor c
   dispatch(type, "pooled_context_backward", [&](auto zero) {
     using S = decltype(zero);
     using A = Acc<S>;
-    std::vector<A> grad_z(m.N * D), grad_pooled(m.N * m.C);
-    std::vector<double> bias_total(D);
+    std::vector<A> grad_z(m.N * D);
+    std::vector<double> grad_pooled(m.N * m.C), bias_total(D);
     for (int64_t i = 0; i < m.N * D; ++i) {
       grad_z[i] = data<A>(context)[i] > 0 ? data<A>(grad_context)[i] : A(0);
       bias_total[i % D] += grad_z[i];
@@ -104,7 +104,7 @@ std::tuple<Tensor, Tensor> pooled_context_backward(Tensor grad_context, Tensor c
     for (int64_t i = 0; i < m.N * m.C; ++i) {
       const int64_t n = i / m.C, c = i % m.C, p = data<int32_t>(index)[i];
       S& element = grad[m.channels_last ? (n * m.pixels() + p) * m.C + c : i * m.pixels() + p];
-      element = static_cast<S>(static_cast<A>(element) + grad_pooled[i]);
+      element = static_cast<S>(static_cast<A>(static_cast<A>(element) + grad_pooled[i]));
     }
     grad_bias = tensor_of<A>(bias_total.data(), {D}, acc);
   });

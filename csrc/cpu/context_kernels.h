@@ -96,7 +96,8 @@ void project_backward(const ContextGradients<S>& a, int64_t begin, int64_t end) 
         grad += a.grad_z[n * a.D + d] * static_cast<A>(a.pooled[n * a.C + c]);
       a.grad_weight[d * a.C + c] = grad;
       for (int64_t n = 0; n < a.N; ++n) {
-        a.grad_pooled[n * a.C + c] += a.grad_z[n * a.D + d] * static_cast<A>(a.weight[d * a.C + c]);
+        a.grad_pooled[n * a.C + c] +=
+            static_cast<double>(a.grad_z[n * a.D + d]) * static_cast<A>(a.weight[d * a.C + c]);
       }
     }
   }
