@@ -82,8 +82,9 @@ wheel: $(CORE)
 	rm -rf dist
 	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
 
-# The wheel in a second, clean environment, away from the sources.
+# Only the stable ABI of Python in it; then the wheel in a second, clean environment, away from the sources.
 wheel-test: wheel
+	$(BIN)/abi3audit --strict dist/*.whl
 	rm -rf build/clean && $(PYTHON) -m venv build/clean
 	build/clean/bin/pip install --quiet --disable-pip-version-check $$(grep ^torch== requirements-dev.txt) numpy dist/*.whl
 	cd build && clean/bin/efpn doctor && clean/bin/python ../tests/installed.py

@@ -33,6 +33,7 @@ from .records import (
 
 RESULTS = ROOT / "benchmarks" / "results"
 DEVICE_TYPES = {"cpu": "cpu", "gpu": "cuda"}
+SHAPES = ("AI-TOD", "2 048", "10 000 000")
 NOT_MEASURED = "No measurement on such a device has been committed yet.\n"
 
 
@@ -65,12 +66,16 @@ def device_table(folder: Path, environment: Mapping[str, Any], rows: Sequence[Ro
 
 
 def is_headline(key: GroupKey) -> bool:
-    """Whole calls: a CPU's warm ones; a GPU's kernels on cold tensors, and small losses' calls."""
-    if key.direction not in (FORWARD, TRAINING):
+    """Whole calls at the shapes of the goals.
+
+    A CPU's warm ones, of one image; a GPU's kernels on cold tensors, and small losses' calls.
+    """
+    if key.direction not in (FORWARD, TRAINING) or not key.shape.startswith(SHAPES):
         return False
     if key.operator == "DCLoss" and key.shape.startswith("2 048"):
         return key.clock != "graph" and key.cache == "warm"
-    return (key.clock, key.cache) in HEADLINE
+    several = "N=" in key.shape and "N=1," not in key.shape
+    return (key.clock, key.cache) in HEADLINE and not (key.clock == "wall" and several)
 
 
 def table_line(key: GroupKey, memory_format: str, rows: Sequence[Row]) -> dict[str, str] | None:
