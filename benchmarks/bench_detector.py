@@ -277,18 +277,22 @@ def reason_against(device: str) -> str | None:
 
 def bench_detector(request: pytest.FixtureRequest) -> None:
     """The detector's table, into the session's folder of results."""
-    from benchmarks.conftest import options_of, output_of
+    from benchmarks.conftest import SESSION
 
-    config = request.config
-    options = options_of(config)
-    if options.size != "full" and not config.getoption("--detector", default=False):
+    session = request.config.stash[SESSION]
+    options = session.options
+    if options.size != "full" and not request.config.getoption("--detector"):
         pytest.skip("the whole detector takes --size full or --detector")
     reason = reason_against(options.device)
     if reason is not None:
         pytest.skip(reason)
+
+    def progress(text: str) -> None:
+        session.title = f"whole detector: {text}"
+        session.progress("")
+
     setting = Setting(options.device)
-    entries = measure(setting, progress=lambda _: None)
-    write(entries, setting, output_of(config, options))
+    write(measure(setting, progress), setting, session.output)
 
 
 def main() -> None:

@@ -39,6 +39,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="which forms of torch.compile to compare with (auto: what fits the size)",
     )
     group.addoption("--output", type=Path, help="folder of the report")
+    group.addoption(
+        "--detector", action="store_true", help="the whole detector too, which a full run has"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
