@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks.environment import ROOT, describe, slug, version
 from benchmarks.memory import Memory, measure_memory
+from benchmarks.report import headline
 from benchmarks.timers import Sample, Sampler, estimate, make_sampler
 from efpn_kernels import use_backend
 
@@ -259,7 +260,8 @@ def write(entries: list[Entry], setting: Setting, folder: Path) -> Path:
     }
     path = folder / "detector.json"
     path.write_text(json.dumps(document, indent=1) + "\n")
-    path.with_suffix(".md").write_text(table(entries, setting) + "\n")
+    where = headline(document["environment"])
+    path.with_suffix(".md").write_text(f"{where}\n\n{table(entries, setting)}\n")
     return path
 
 
