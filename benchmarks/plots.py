@@ -163,7 +163,7 @@ def speedups(rows: Sequence[Row]) -> plt.Figure | None:
     panel.set_xscale("log", base=2)
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
     panel.set_yticks(range(len(lines)), [label for label, _ in lines], fontsize=7)
-    panel.invert_yaxis()
+    panel.set_ylim(len(lines) - 0.5, -0.5)
     panel.grid(axis="x")
     _headed(figure, "Speed-up of efpn_kernels (right of 1x: we are faster)")
     named = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
