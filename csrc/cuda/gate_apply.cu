@@ -66,7 +66,7 @@ __device__ __forceinline__ void make_mask(const GateApply<T>& a, MaskTile<Acc<T>
 
 // grid: (pixel tiles, N).
 template <int V, class T>
-__global__ void __launch_bounds__(kThreads, sizeof(T) < 8 ? 4 : 1)
+__global__ void __launch_bounds__(kThreads, sizeof(T) < 8 ? 3 : 1)
     gate_apply_last_kernel(const GateApply<T> a, const int pixels) {
   using A = Acc<T>;
   __shared__ MaskTile<A> tile;
@@ -109,7 +109,8 @@ constexpr int kPlaneChannels = 64;   // of a block
 
 // grid: (pixel tiles, channel groups, N). block: 64 vectors of pixels x 4 channels.
 template <int V, class T>
-__global__ void __launch_bounds__(kThreads) gate_apply_plane_kernel(const GateApply<T> a) {
+__global__ void __launch_bounds__(kThreads, sizeof(T) < 8 ? 3 : 1)
+    gate_apply_plane_kernel(const GateApply<T> a) {
   using A = Acc<T>;
   constexpr int kRows = kThreads / kPlaneVectors;
   __shared__ MaskTile<A> tile;

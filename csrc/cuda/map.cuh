@@ -33,7 +33,7 @@ constexpr int kMapUnroll = 4;
 // every vector. A block works within one plane (contiguous) or one sample (channels_last). What belongs
 // to the channels is loaded once for a thread where all its vectors have the same: C / V divides 256.
 template <bool channels_last, int V, class Body>
-__global__ void __launch_bounds__(kMapThreads)
+__global__ void __launch_bounds__(kMapThreads, 2)  // told nothing, ptxas spills to fit more
     map_kernel(const Body body, const MapSize size, const MapShares shares) {
   const unsigned group = blockIdx.x / shares.blocks;
   const int64_t first =
