@@ -75,8 +75,8 @@ def stages(work: Path) -> list[Stage]:
         Stage("build", (python, "setup.py", "build_ext", "--inplace"), 120),
         Stage(
             "tests",
-            (*pytest, "tests", "-q", "-k", "cuda", "--ignore=tests/mmdet", "--tb=short",
-             "--maxfail=40", *workers),
+            (*pytest, "tests", "-q", "-k", "cuda", "--ignore=tests/mmdet",
+             "--ignore=tests/test_cuda_values.py", "--tb=short", "--maxfail=40", *workers),
             110,
         ),
         *(
