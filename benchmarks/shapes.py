@@ -63,6 +63,7 @@ def from_image(name: str, height: int, width: int, batch: int = 1) -> NeckShape:
 AITOD = from_image("AI-TOD 800x800", 800, 800)
 VISDRONE = from_image("VisDrone 1333x800", 800, 1333)
 DOTA = from_image("DOTA 1024x1024", 1024, 1024)
+DATA_SETS = {"aitod": AITOD, "visdrone": VISDRONE, "dota": DOTA}
 SMOKE = NeckShape("smoke", 1, 24, 20, 3, 5, channels=16, hidden=16)
 
 # A two-stage head has some thousand elements, a dense head up to ten million.

@@ -1,6 +1,7 @@
 """Derives the launch tables of the Triton backend anew, on the GPU at hand.
 
-    python -m benchmarks.triton_tune [--kernels context_add,spatial_sum] [--batches 1,8] [--json FILE]
+    python -m benchmarks.triton_tune [--kernels context_add,spatial_sum] [--batches 1,8]
+                                     [--shapes aitod,visdrone,dota] [--json FILE]
     python -m benchmarks.triton_tune --offline sm_90      with no GPU: which candidates compile, and spill
 
 Around every setting of ``efpn_kernels.triton.settings`` stand candidates: its numbers halved and doubled.
@@ -8,7 +9,8 @@ Each runs the operators that use it at the shapes of ``shapes``, in bfloat16 and
 channels_last; its results are compared with those of the current setting, bit by bit (a reduction may
 then differ by its rounding), and what spills is dropped. Times are of graphs on rotating arguments, cold in
 L2 (``gpu_kernels``). A setting is replaced where another one is faster by 2 % in the geometric mean over its
-cases. Printed, and ready to paste: the table for this architecture. All of it takes an hour: ``--kernels``.
+cases, and for one size of maps where yet another one is faster than that by 2 % over the cases of this size.
+Printed, and ready to paste: the table for this architecture. One data set takes an hour: ``--kernels``.
 With ``TRITON_INTERPRET=1`` the candidates run small shapes on the CPU and only their results are compared.
 """
 
@@ -31,7 +33,7 @@ from efpn_kernels.triton import KERNELS, conv, launch, settings
 from efpn_kernels.triton.settings import Block, Flat, Limits, Patch, Setting
 
 from . import gpu_kernels
-from .shapes import AITOD, SMOKE, NeckShape
+from .shapes import DATA_SETS, SMOKE, NeckShape
 
 from kernel_cases import Case, Maker  # isort: skip - the path of the tests comes with gpu_kernels
 import kernel_cases  # isort: skip
@@ -43,7 +45,7 @@ MAX_WARPS = 16
 PATCHES = ((8, 16), (4, 32), (16, 8))
 
 Entry = tuple[str, str]
-"""A kernel, and a class with the bytes of an element: ``("context_add", "channels_last/2")``."""
+"""A kernel, and the most particular name of a class: ``("context_add", "channels_last/2/2**24")``."""
 
 # Numbers that are no matter of speed: all channels must fit one program.
 FIXED = {"upsampled_fwd_gated": ("run", "warps"), "fuse_bwd": ("rows",)}
@@ -110,7 +112,8 @@ def entries_of(case: Case, args: list) -> dict[Entry, Setting]:
 
     def recorded(kernel: str, x: Tensor, shape_class: str = settings.ANY) -> Setting:
         setting = find(kernel, x, shape_class)
-        found[kernel, f"{shape_class}/{x.element_size()}"] = setting
+        name = settings.names(shape_class, x.element_size(), x.numel().bit_length())[0]
+        found[kernel, name] = setting
         return setting
 
     settings.find = recorded
@@ -187,23 +190,44 @@ def usable(row: dict) -> bool:
     return good and not row.get("spills") and "error" not in row
 
 
-def best(rows: list[dict]) -> Setting | None:
-    """The fastest usable setting over all cases, if it gains enough over the first, the current one."""
-    times: dict[Setting, dict[str, float]] = {}
+def best(rows: list[dict], current: Setting | None = None) -> Setting | None:
+    """The fastest usable setting over all cases, if it gains enough over the current one.
+
+    current: unless given, the one in force, which is the first of each case.
+    """
     unusable = {row["setting"] for row in rows if not usable(row)}
+    first: dict[Entry, Setting] = {}
+    times: dict[Setting, dict[Entry, float]] = {}
     for row in rows:
+        key = row["class"], row["case"]
+        first.setdefault(key, row["setting"])
         if "us" in row and row["setting"] not in unusable:
-            times.setdefault(row["setting"], {})[row["case"]] = row["us"]
-    current = times.get(rows[0]["setting"])
-    if not current:
+            times.setdefault(row["setting"], {})[key] = row["us"]
+    now = {key: times.get(current or setting, {}).get(key) for key, setting in first.items()}
+    if None in now.values():
         return None
     ratios = {
-        setting: statistics.geometric_mean(by[case] / us for case, us in current.items())
+        setting: statistics.geometric_mean(by[key] / us for key, us in now.items())
         for setting, by in times.items()
-        if by.keys() == current.keys()
+        if by.keys() == now.keys()
     }
-    fastest = min(ratios, key=ratios.__getitem__)
-    return fastest if ratios[fastest] < GAIN else None
+    fastest = min(ratios, key=ratios.__getitem__, default=None)
+    return fastest if fastest and ratios[fastest] < GAIN else None
+
+
+def changes(rows: dict[Entry, list[dict]]) -> dict[Entry, Setting]:
+    """Settings for classes of any size, and for single sizes where another one gains over those."""
+    sizes: dict[Entry, list[str]] = {}
+    for kernel, name in rows:
+        sizes.setdefault((kernel, name.rpartition("/")[0]), []).append(name)
+    found: dict[Entry, Setting] = {}
+    for (kernel, any_size), names in sizes.items():
+        common = best([row for name in names for row in rows[kernel, name]])
+        found |= {(kernel, any_size): common} if common else {}
+        for name in names:
+            special = best(rows[kernel, name], common)
+            found |= {(kernel, name): special} if special else {}
+    return found
 
 
 def table(architecture: str, found: dict[Entry, Setting]) -> str:
@@ -216,8 +240,10 @@ def table(architecture: str, found: dict[Entry, Setting]) -> str:
     return "\n".join([*lines, "}"])
 
 
-def shapes_of(batches: list[int], interpreted: bool) -> list[NeckShape]:
-    return [SMOKE] if interpreted else [replace(AITOD, batch=batch) for batch in batches]
+def shapes_of(data_sets: list[str], batches: list[int], interpreted: bool) -> list[NeckShape]:
+    if interpreted:
+        return [SMOKE]
+    return [replace(DATA_SETS[name], batch=N) for name in data_sets for N in batches]
 
 
 def tune(
@@ -254,6 +280,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kernels", default="", help="entries of the tables, separated by commas")
     parser.add_argument("--batches", default="1,8")
+    parser.add_argument("--shapes", default="aitod", help=f"of {', '.join(DATA_SETS)}")
     parser.add_argument("--offline", metavar="TARGET", help="compile only, for sm_80, gfx942, ...")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -264,7 +291,10 @@ def main() -> None:
         triton_interpreter.install()
     if not (options.offline or interpreted or torch.cuda.is_available()):
         parser.error("needs a GPU, --offline TARGET, or TRITON_INTERPRET=1")
-    shapes = shapes_of([int(N) for N in options.batches.split(",")], interpreted)
+    data_sets = options.shapes.split(",")
+    if unknown := set(data_sets) - DATA_SETS.keys():
+        parser.error(f"--shapes: expected some of {', '.join(DATA_SETS)}, got {min(unknown)!r}")
+    shapes = shapes_of(data_sets, [int(N) for N in options.batches.split(",")], interpreted)
     only = set(filter(None, options.kernels.split(",")))
     rows: dict[Entry, list[dict]] = {}
     for row in tune(shapes, "cpu" if interpreted else "cuda", only, options.offline):
@@ -276,8 +306,7 @@ def main() -> None:
     }
     if not (options.offline or interpreted):
         report = gpu_kernels.environment() | report
-        found = {entry: setting for entry, group in rows.items() if (setting := best(group))}
-        print(table(settings.architecture(torch.empty(0, device="cuda")), found))
+        print(table(settings.architecture(torch.empty(0, device="cuda")), changes(rows)))
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
 

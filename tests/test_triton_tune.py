@@ -78,8 +78,9 @@ def test_offline_drops_what_spills(tmp_path: Path) -> None:
 
     file = tmp_path / "tune.json"
     arguments = ("--offline", "sm_90", "--kernels", "fuse_bwd", "--batches", 1, "--json", file)
-    run("-m", "benchmarks.triton_tune", *arguments)
+    run("-m", "benchmarks.triton_tune", *arguments, "--shapes", "aitod,visdrone")
     rows = json.loads(file.read_text())["rows"]
+    assert {row["class"] for row in rows} == {"any/4/2**15", "any/4/2**16"}
     assert {row["kernel"] for row in rows} == {"fuse_bwd"}
     assert len({row["setting"] for row in rows}) == 9
     assert all("registers" in row for row in rows)
@@ -101,7 +102,7 @@ def test_the_fastest_in_all_cases_is_chosen() -> None:
 
     now, fast, wrong, partly = Block(8, 8), Block(16, 8), Block(4, 8), Block(2, 8)
     rows = [
-        {"setting": setting, "case": case, "us": us, "result": result}
+        {"class": "any/4/2**9", "setting": setting, "case": case, "us": us, "result": result}
         for setting, result, times in (
             (now, "bits", {"a": 10.0, "b": 10.0}),
             (fast, "rounding", {"a": 5.0, "b": 12.0}),
@@ -112,6 +113,41 @@ def test_the_fastest_in_all_cases_is_chosen() -> None:
     ]
     assert best(rows) == fast
     assert best([r for r in rows if r["setting"] != fast]) is None
+
+
+def test_a_size_has_a_setting_of_its_own_where_that_gains() -> None:
+    from benchmarks.triton_tune import changes
+    from efpn_kernels.triton.settings import Block
+
+    now, common, special = Block(8, 8), Block(16, 8), Block(4, 8)
+    times = {
+        "any/4/2**9": {now: 10.0, common: 5.0, special: 7.0},
+        "any/4/2**10": {now: 10.0, common: 5.0, special: 4.95},
+        "any/4/2**11": {now: 10.0, common: 8.0, special: 7.0},
+        "any/8/2**9": {now: 10.0, common: 9.9, special: 11.0},
+    }
+    rows = {
+        ("row_sum", name): [
+            {"class": name, "setting": setting, "case": "a", "us": us, "result": "bits"}
+            for setting, us in by.items()
+        ]
+        for name, by in times.items()
+    }
+    assert changes(rows) == {("row_sum", "any/4"): common, ("row_sum", "any/4/2**11"): special}
+
+
+def test_the_shapes_of_other_data_sets() -> None:
+    from benchmarks.shapes import DATA_SETS
+    from benchmarks.triton_tune import shapes_of
+
+    shapes = shapes_of(["visdrone", "dota"], [1, 8], interpreted=False)
+    assert [(s.batch, s.height, s.width) for s in shapes] == [
+        (1, 200, 336),
+        (8, 200, 336),
+        (1, 256, 256),
+        (8, 256, 256),
+    ]
+    assert shapes_of([*DATA_SETS], [1], interpreted=True) != shapes_of([*DATA_SETS], [1], False)
 
 
 def test_the_table_is_python() -> None:
@@ -142,3 +178,24 @@ def test_a_replaced_setting_is_put_back() -> None:
         assert settings.find("context_add", x, settings.CONTIGUOUS) == other
         assert settings.find("context_add", x.double(), settings.CONTIGUOUS) == before
     assert settings.find("context_add", x, settings.CONTIGUOUS) == before
+
+
+def test_a_setting_may_depend_on_the_size() -> None:
+    import torch
+
+    from efpn_kernels.triton import settings
+
+    def found(elements: int, dtype: torch.dtype = torch.float32) -> settings.Setting:
+        x = torch.empty(elements, dtype=dtype)
+        return settings.find("context_add", x, settings.CONTIGUOUS)
+
+    before = found(64)
+    small, four = before._replace(warps=1), before._replace(warps=2)
+    with (
+        settings.replaced("context_add", "contiguous/4", four),
+        settings.replaced("context_add", "contiguous/4/2**6", small),
+    ):
+        sizes = {elements: found(elements) for elements in (0, 63, 64, 127, 128)}
+        assert sizes == {0: four, 63: four, 64: small, 127: small, 128: four}
+        assert found(64, torch.float64) == before
+    assert found(64) == before

@@ -2,8 +2,10 @@
 
 Nothing is tuned at run time, so a captured graph replays what ran before and two runs give the same
 bits. A setting bounds a tile; a shape that is smaller takes the smallest power of two that holds it. The
-class is the memory format of the map that a kernel walks, optionally with the bytes of its elements:
-``"channels_last"``, or ``"channels_last/2"`` where bfloat16 wants another tile than float32.
+class is the memory format of the map that a kernel walks, optionally with the bytes of its elements, and
+then with how many there are: ``"channels_last"``, ``"channels_last/2"`` where bfloat16 wants another tile
+than float32, ``"channels_last/2/2**24"`` for 2**24 elements and more, but fewer than 2**25. The most particular
+name counts.
 
 ``DEFAULT`` aims at 16-byte accesses, 16 to 32 elements for each thread and no spills on any target; it
 was set by hand after measurements on an H200. ``python -m benchmarks.triton_tune`` derives the tables
@@ -145,13 +147,19 @@ BY_ARCHITECTURE: dict[str, Table] = {}
 
 def find(kernel: str, x: Tensor, shape_class: str = ANY) -> Setting:
     """The setting of a kernel for maps like ``x`` where it lies."""
-    return _find(kernel, shape_class, x.element_size(), architecture(x))
+    return _find(kernel, shape_class, x.element_size(), x.numel().bit_length(), architecture(x))
+
+
+def names(shape_class: str, size: int, length: int) -> tuple[str, ...]:
+    """The names of a class for elements of so many bytes, their number of ``length`` bits."""
+    sized = f"{shape_class}/{size}"
+    return f"{sized}/2**{length - 1}", sized, shape_class
 
 
 @functools.cache
-def _find(kernel: str, shape_class: str, size: int, target: str) -> Setting:
+def _find(kernel: str, shape_class: str, size: int, length: int, target: str) -> Setting:
     for table in (BY_ARCHITECTURE.get(target, {}), DEFAULT):
-        for name in (f"{shape_class}/{size}", shape_class):
+        for name in names(shape_class, size, length):
             if name in table.get(kernel, {}):
                 return table[kernel][name]
     raise KeyError(f"no launch setting for {kernel}, {shape_class}")
