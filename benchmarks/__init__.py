@@ -7,7 +7,7 @@ its baselines and writes a report. Each module has one duty:
 ``shapes``        the sizes of the feature maps and of the losses
 ``workload``      what is measured: an operator at one shape, and groups of its measurements
 ``plan``          which groups a run measures
-``baselines``     who is measured: ours, eager, ``torch.compile``, the library floor, a plain copy
+``baselines``     who is measured: ours, eager, ``torch.compile``, floors, a plain copy
 ``accuracy``      the float64 oracle and the rule that a candidate has to meet before it is timed
 ``step``          one call of a candidate, as the clocks time it
 ``timers``        clocks for CPU and CUDA

@@ -1,4 +1,4 @@
-"""Who is measured: ours on each backend, eager, ``torch.compile``, the library floor, a copy."""
+"""Who is measured: ours on each backend, eager, ``torch.compile``, floors, a copy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 import efpn_kernels
 
-from .records import COMPILE, COMPILE_MAX, COPY, EAGER, FLOOR, OURS
+from .records import AUTOGRAD, COMPILE, COMPILE_MAX, COPY, EAGER, FLOOR, OURS
 from .workload import Group, Workload, as_format
 
 Inputs = tuple[Tensor, ...]
@@ -113,6 +114,38 @@ class Copy(nn.Module):
         return self.targets[self.turn].copy_(self.sources[self.turn])
 
 
+class Nothing(torch.autograd.Function):
+    """A node of some leaves whose forward and backward compute nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, gradients: Inputs, *leaves: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return leaves[0].new_empty(())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *ctx.gradients
+
+
+class AutogradAlone(nn.Module):
+    """What is left of a training step when nothing is computed: the node, from Python, and its call."""
+
+    def __init__(self, operator: nn.Module) -> None:
+        super().__init__()
+        self.operator = operator
+        self.own_leaves = tuple(operator.parameters())
+
+    def adapt(self, inputs: Inputs) -> Inputs:
+        """The inputs that get a gradient."""
+        leaves = tuple(tensor for tensor in inputs if tensor.requires_grad)
+        self.gradients = tuple(map(torch.empty_like, (*leaves, *self.own_leaves)))
+        return leaves
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """A scalar of no value."""
+        return Nothing.apply(self.gradients, *inputs, *self.own_leaves)
+
+
 def eager_module(workload: Workload, device: str, memory_format: str) -> nn.Module:
     """The reference module with the workload's weights, dtype and format."""
     return _placed(copy.deepcopy(workload.master), workload, device, memory_format)
@@ -142,7 +175,7 @@ def entrants(group: Group, backends: tuple[str, ...]) -> list[Entrant]:
         found += [Entrant(OURS, memory_format, backend) for backend in backends]
         found += [
             Entrant(variant, memory_format)
-            for variant in (COMPILE, COMPILE_MAX, FLOOR)
+            for variant in (COMPILE, COMPILE_MAX, FLOOR, AUTOGRAD)
             if variant in group.variants
         ]
     if COPY in group.variants:
@@ -166,6 +199,9 @@ def build(entrant: Entrant, group: Group, device: str, sets: int) -> Candidate:
     if entrant.variant == FLOOR:
         floor = workload.floor(eager)
         return Candidate(entrant, floor, adapt=floor.adapt, checked=False)
+    if entrant.variant == AUTOGRAD:
+        alone = AutogradAlone(eager)
+        return Candidate(entrant, alone, adapt=alone.adapt, checked=False)
     if entrant.variant == EAGER:
         return Candidate(entrant, eager)
     # CUDA graphs are measured for every candidate alike (clock "graph"), not for this one alone.

@@ -26,6 +26,7 @@ def plan(options: Options) -> list[Group]:
                 cast_parameters=False,
                 # pred and target are read; training writes grad_pred too.
                 traffic={FORWARD: 2 * size, TRAINING: 3 * size},
+                autograd_alone=elements == min(LOSS_GOAL_SIZES),
             )
             compare = elements in LOSS_GOAL_SIZES or options.size == "full"
             compared = DIRECTIONS if compare else ()

@@ -17,6 +17,7 @@ from .accuracy import BASELINE_SLACK, SLACK, judge, max_error, oracle, run
 from .baselines import Candidate, Entrant, Inputs, build, entrants
 from .memory import Memory, keep_freed_memory, measure_memory
 from .records import (
+    AUTOGRAD,
     BACKWARD,
     COMPILE,
     COMPILE_MAX,
@@ -275,6 +276,7 @@ def _row(group: Group, one: Contestant, direction: str, seconds: list[float]) ->
     low, median, high = quantiles(seconds, n=4, method="inclusive")
     key, entrant, check = group.key, one.candidate.entrant, one.check
     memory = check.memory
+    traffic = group.workload.traffic.get(direction)
     return Row(
         operator=key.operator,
         shape=key.shape,
@@ -299,5 +301,5 @@ def _row(group: Group, one: Contestant, direction: str, seconds: list[float]) ->
         saved_bytes=memory.saved if memory and direction == TRAINING else None,
         saved_own_bytes=memory.saved_own if memory and direction == TRAINING else None,
         peak_bytes=memory.peak if memory and direction != BACKWARD else None,
-        traffic_bytes=group.workload.traffic.get(direction),
+        traffic_bytes=None if entrant.variant == AUTOGRAD else traffic,
     )

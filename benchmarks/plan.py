@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .records import COMPILE, COMPILE_MAX, COPY, EAGER, FLOOR, FORWARD, TRAINING
+from .records import AUTOGRAD, COMPILE, COMPILE_MAX, COPY, EAGER, FLOOR, FORWARD, TRAINING
 from .timers import MAX_COLD_SETS, cold_sets
 from .workload import Group, Workload
 
@@ -77,10 +77,12 @@ def groups_of(
             variants.append(FLOOR)
         if workload.traffic:
             variants.append(COPY)
-        groups += [
-            Group(workload, direction, cache, clock, tuple(variants), budgets[options.size] * share)
-            for cache, clock in conditions(workload, options)
-        ]
+        for cache, clock in conditions(workload, options):
+            # A graph keeps nothing of autograd.
+            alone = workload.autograd_alone and direction == TRAINING and clock != "graph"
+            names = (*variants, AUTOGRAD) if alone else tuple(variants)
+            budget = budgets[options.size] * share
+            groups.append(Group(workload, direction, cache, clock, names, budget))
     return groups
 
 

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from .records import (
+    AUTOGRAD,
     COMPILE,
     COMPILE_MAX,
     COPY,
@@ -179,7 +180,7 @@ def loss_throughput(rows: Sequence[Row]) -> plt.Figure | None:
         user_clock = row.clock in ("wall", "events")
         if row.operator != "DCLoss" or row.direction != TRAINING or not user_clock:
             continue
-        if row.cache == "warm" and row.variant != COPY:
+        if row.cache == "warm" and row.variant not in (COPY, AUTOGRAD):
             elements = int(row.shape.removesuffix(" elements").replace(" ", ""))
             label = f"{row.label}, {row.dtype}"
             series.setdefault((label, _colour(row)), []).append((elements, elements / row.median_s))

@@ -11,6 +11,7 @@ COMPILE = "torch.compile"
 COMPILE_MAX = "torch.compile max-autotune"
 FLOOR = "library floor"
 COPY = "copy"
+AUTOGRAD = "autograd alone"
 
 FORWARD = "forward"
 BACKWARD = "backward"

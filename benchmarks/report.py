@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .goals import Goal, copy_share, goals_of
-from .records import COPY, FLOOR, OURS, GroupKey, Omission, Row, by_group
+from .records import AUTOGRAD, COPY, FLOOR, OURS, GroupKey, Omission, Row, by_group
 
 JSON = "report.json"
 MARKDOWN = "report.md"
@@ -25,7 +25,8 @@ quartiles relative to the median. "Ours is" says how many times faster ours is t
 we are faster, below 1 slower. The error is the largest relative error (Frobenius norm) of the
 output, and in training of every gradient. Biases keep every ReLU's input off zero: where rounding
 decides a sign, an error says nothing. The library floor is the full-resolution convolutions
-alone, without bias. "Kept" is what autograd saves for backward, parameters excluded: all of it, and
+alone, without bias. "Autograd alone" is an empty autograd Function of the same leaves, called in the
+same way: what a small loss takes that computes nothing. "Kept" is what autograd saves for backward, parameters excluded: all of it, and
 without the operator's own inputs and outputs. GB/s count the bytes that have to move, once; the
 copy moves the same number of bytes. "Warm" repeats the same tensors; "cold" rotates through more
 than the cache holds, and on a CPU results go to memory fresh from the system, page faults included, as
@@ -169,7 +170,7 @@ def ours_in(rows: Sequence[Row], memory_format: str) -> Row | None:
 def speedup_over(row: Row, rows: Sequence[Row]) -> float | None:
     """How many times faster ours is than an equal implementation in the row's memory format."""
     ours = ours_in(rows, row.memory_format)
-    if ours is None or row.variant in (OURS, FLOOR, COPY):
+    if ours is None or row.variant in (OURS, FLOOR, COPY, AUTOGRAD):
         return None
     return row.median_s / ours.median_s
 

@@ -49,6 +49,7 @@ class Workload:
         floor: builds the library calls that no implementation can avoid from the eager module;
             its ``forward`` takes the same inputs.
         traffic: for memory-bound operators, the bytes that have to move, by direction.
+        autograd_alone: whether training is so short that the time of autograd alone is of interest.
     """
 
     operator: str
@@ -62,6 +63,7 @@ class Workload:
     cast_parameters: bool = True
     floor: Callable[[nn.Module], nn.Module] | None = None
     traffic: Mapping[str, int] = field(default_factory=dict)
+    autograd_alone: bool = False
 
     @property
     def dtype_name(self) -> str:

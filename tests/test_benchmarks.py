@@ -1,0 +1,53 @@
+"""The benchmarks themselves: what a run measures, and where its report goes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a smoke run of DCLoss, in a process of its own."""
+    pytest.importorskip("pytest_benchmark")
+    folder = tmp_path_factory.mktemp("smoke")
+    command = [sys.executable, "-m", "pytest", "benchmarks/bench_dc_loss.py", "-q", "--backend"]
+    command += ["reference", "--size", "smoke", "--output", str(folder), "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return folder
+
+
+def test_autograd_alone_is_measured_beside_a_small_loss(smoke: Path) -> None:
+    from benchmarks.goals import copy_share
+    from benchmarks.records import AUTOGRAD, FORWARD, by_group
+    from benchmarks.report import read_json, speedup_over
+
+    found = set()
+    for key, members in by_group(read_json(smoke)[1]).items():
+        for row in members:
+            if row.variant == AUTOGRAD:
+                found.add((key.shape, key.direction == FORWARD, key.clock == "graph"))
+                # It computes nothing: neither slower nor faster than ours, and of no bandwidth.
+                assert speedup_over(row, members) is None
+                assert copy_share(row, members) is None
+    assert found == {("2 048 elements", False, False)}
+
+
+def test_autograd_alone_hands_out_a_gradient_for_each_leaf() -> None:
+    import torch
+
+    from benchmarks.baselines import AutogradAlone
+    from efpn_kernels.reference import DCLoss
+
+    alone = AutogradAlone(DCLoss())
+    pred = torch.zeros(5, requires_grad=True)
+    leaves = alone.adapt((pred, torch.zeros(5)))
+    assert leaves == (pred,)
+    gradients = torch.autograd.grad(alone(*leaves), (pred, *alone.parameters()))
+    assert [g.shape for g in gradients] == [(5,), (), ()]
