@@ -38,7 +38,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("auto", "none", "default", "all"),
         help="which forms of torch.compile to compare with (auto: what fits the size)",
     )
-    group.addoption("--output", type=Path, help="folder of the report")
+    group.addoption(
+        "--output",
+        type=Path,
+        help="folder of the report (of a full run: benchmarks/results/, else build/)",
+    )
     group.addoption(
         "--detector", action="store_true", help="the whole detector too, which a full run has"
     )
@@ -175,12 +179,12 @@ def options_of(config: pytest.Config) -> Options:
 
 
 def output_of(config: pytest.Config, options: Options) -> Path:
-    """``--output``, else the device's folder; a smoke run leaves committed results alone."""
+    """``--output``, else the device's folder; only a full run replaces what is committed there."""
     chosen = config.getoption("--output")
     if chosen is not None:
         return chosen.resolve()
-    if options.size == "smoke":
-        return ROOT / "build" / "benchmarks-smoke"
+    if options.size != "full":
+        return ROOT / "build" / f"benchmarks-{options.size}"
     return ROOT / "benchmarks" / "results" / slug(options.device)
 
 

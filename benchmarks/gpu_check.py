@@ -3,7 +3,7 @@
 ``python -m benchmarks.gpu_check [FOLDER]`` runs its stages one after the other, each within its
 own time budget, and merges what they left into one report: a stage that fails or runs out of time
 costs nobody else's results. At most eight files are written to the folder, which is
-``benchmarks/results/<device>`` unless another is named.
+``build/gpu-check`` unless another is named.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from . import report
-from .environment import ROOT, describe, slug
+from .environment import ROOT, describe
 from .goals import goals_of
 from .records import Omission, Row
 
@@ -226,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         parser.error("no CUDA device was found: torch.cuda.is_available() is False")
-    folder = options.folder or ROOT / "benchmarks" / "results" / slug("cuda")
+    folder = options.folder or ROOT / "build" / "gpu-check"
     start = time.monotonic()
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory() as name:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,6 +38,30 @@ def test_autograd_alone_is_measured_beside_a_small_loss(smoke: Path) -> None:
                 assert speedup_over(row, members) is None
                 assert copy_share(row, members) is None
     assert found == {("2 048 elements", False, False)}
+
+
+@pytest.mark.parametrize("size", ["smoke", "quick", "full"])
+def test_only_a_full_run_replaces_committed_results(size: str) -> None:
+    import benchmarks.conftest as session
+    from benchmarks.plan import Options
+
+    options = Options(size, "cpu", ("auto",), (), ("contiguous",), "none")
+    config = SimpleNamespace(getoption={"--output": None}.__getitem__)
+    default = session.output_of(config, options)
+    results = ROOT / "benchmarks" / "results"
+    assert (results in default.parents) == (size == "full")
+    assert (ROOT / "build" in default.parents) == (size != "full")
+    config = SimpleNamespace(getoption={"--output": results / "other"}.__getitem__)
+    assert session.output_of(config, options) == results / "other"
+
+
+def test_the_headline_names_a_run_that_is_not_full(smoke: Path) -> None:
+    from benchmarks.report import headline, read_json
+
+    environment, *_ = read_json(smoke)
+    assert headline(environment).endswith(", smoke run")
+    assert headline(environment) in (smoke / "report.md").read_text()
+    assert headline(environment | {"size": "full"}).endswith(environment["commit"])
 
 
 def test_autograd_alone_hands_out_a_gradient_for_each_leaf() -> None:
