@@ -1,15 +1,16 @@
 """CEM: the pooled context (Eq. 2-3) and the context add (Eq. 4).
 
-At p_low ``[1, 256, 200, 200]``, p_high ``[1, 256, 25, 25]`` in bfloat16 on an H200 (4.3 TB/s):
+At p_low ``[1, 256, 200, 200]``, p_high ``[1, 256, 25, 25]`` in bfloat16, channels_last, counted from
+the launches (``benchmarks/roofline.md``), with the time that an H200 needs for the bytes:
 
-===========================  ==========================  ==========  ========
-kernel                       bytes                       operations  time
-===========================  ==========================  ==========  ========
-``max_pool``                 read 0.32 MB                0.2 M       latency
-``project``                  read 0.13 MB                0.1 M       latency
-``context_add``              read 20.5, write 20.5 MB    10 M        9.5 us
-``pooled_context_backward``  read 0.26, write 0.26 MB    0.3 M       latency
-===========================  ==========================  ==========  ========
+===========================  =======  ==========  =======
+kernel                       bytes    operations  time
+===========================  =======  ==========  =======
+``max_pool``                 0.32 MB  1.4 M       latency
+``project``                  0.13 MB  0.2 M       latency
+``context_add``              41.0 MB  10 M        9.5 us
+``pooled_context_backward``  1.0 MB   0.3 M       latency
+===========================  =======  ==========  =======
 
 The pool and the projection are two launches, since every output needs every pooled channel.
 """

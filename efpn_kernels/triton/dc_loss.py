@@ -6,14 +6,15 @@ With ``e = |pred - target|``, ``s = -1`` in the text form and 1 otherwise, ``a =
 Up to ``one_program`` elements of its setting one program does it all in one launch; beyond, each program writes its
 partial sums and a second launch adds them in order.
 
-On an H200 (4.3 TB/s) in float32, forward with gradients, 12 bytes (16 with weight) an element:
+In float32, forward with gradients, 12 bytes (16 with weight) an element, counted from the launches
+(``benchmarks/roofline.md``), with the time that an H200 needs for the bytes:
 
-==========  ==========================  ==========  =========
-elements    bytes                       operations  time
-==========  ==========================  ==========  =========
-2 048       24 KB                       0.06 M      latency
-1e7         read 80 MB, write 40 MB     300 M       27.9 us
-==========  ==========================  ==========  =========
+========  ======  ==========  =======
+elements  bytes   operations  time
+========  ======  ==========  =======
+2 048     25 KB   0.09 M      latency
+1e7       120 MB  420 M       27.9 us
+========  ======  ==========  =======
 """
 
 from __future__ import annotations

@@ -1,16 +1,18 @@
 """FBSM: fuse the gates (Eq. 7) and separate (Eq. 5) in one pass.
 
-At p_low ``[1, 256, 200, 200]`` in bfloat16, one mask for all channels, on an H200 (4.3 TB/s):
+At p_low ``[1, 256, 200, 200]`` in bfloat16, channels_last, with a context and one mask for all
+channels, counted from the launches (``benchmarks/roofline.md``), with the time that an H200 needs for the
+bytes:
 
-=======================  =========================  ==========  =======
-kernel                   bytes                      operations  time
-=======================  =========================  ==========  =======
-``gate_apply``           read 20.8, write 20.6 MB   21 M        9.6 us
-``mask_apply``           read 20.6, write 20.5 MB   20 M        9.6 us
-``mask_apply_backward``  read 41.1, write 0.2 MB    50 M        9.6 us
-``mask_merge_``          read 41.1, write 20.5 MB   20 M        14.3 us
-``fuse_backward``        read 0.5, write 0.2 MB     1.5 M       latency
-=======================  =========================  ==========  =======
+=======================  =======  ==========  =======
+kernel                   bytes    operations  time
+=======================  =======  ==========  =======
+``gate_apply``           41.6 MB  22 M        9.7 us
+``mask_apply``           41.1 MB  20 M        9.6 us
+``mask_apply_backward``  43.9 MB  64 M        10.2 us
+``mask_merge_``          61.6 MB  20 M        14.3 us
+``fuse_backward``        0.7 MB   1.9 M       latency
+=======================  =======  ==========  =======
 """
 
 from __future__ import annotations

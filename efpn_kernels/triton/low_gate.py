@@ -3,18 +3,19 @@
 ``conv3x3(p_low + context) = conv3x3(p_low) + border[class]``, where the class of a pixel says which of
 its row's and column's taps fall inside of the image (see ``efpn_kernels.ops.kernels``).
 
-At conv ``[1, 256, 200, 200]`` in bfloat16 on an H200 (4.3 TB/s):
+At conv ``[1, 256, 200, 200]`` in bfloat16, channels_last, counted from the launches
+(``benchmarks/roofline.md``), second stages included, with the time that an H200 needs for the bytes:
 
-========================  =========================  ==========  ========
-kernel                    bytes                      operations  time
-========================  =========================  ==========  ========
-``low_gate``              read 20.5 MB               40 M        4.8 us
-``border_relu``           read 20.5, write 20.5 MB   20 M        9.5 us
-``low_gate_backward``     read 20.5, write 20.5 MB   80 M        9.5 us
-``border_sum``            read 20.5 MB               10 M        4.8 us
-``border_bias``           read 1.2 MB                1.2 M       latency
-``border_bias_backward``  read 2.4, write 2.4 MB     2.4 M       latency
-========================  =========================  ==========  ========
+========================  =======  ==========  =======
+kernel                    bytes    operations  time
+========================  =======  ==========  =======
+``low_gate``              20.7 MB  51 M        4.8 us
+``border_relu``           41.0 MB  20 M        9.5 us
+``low_gate_backward``     45.4 MB  132 M       10.6 us
+``border_sum``            23.0 MB  49 M        5.3 us
+``border_bias``           1.2 MB   1.8 M       latency
+``border_bias_backward``  3.6 MB   4.9 M       latency
+========================  =======  ==========  =======
 """
 
 from __future__ import annotations
