@@ -3,7 +3,7 @@
 # make test-core  the same without mmdet
 # make demo       train and look at a tiny-object detector
 # make gpu-check  on a machine with an NVIDIA GPU: build, test, benchmark, with the Python at hand
-# make sanitize   core tests on a library with ASan and UBSan
+# make sanitize   core tests on a library with ASan and UBSan; the CUDA kernels on a CPU with ASan
 # make lint wheel wheel-test clean
 
 PYTHON ?= python3
@@ -68,11 +68,12 @@ gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check
 
 # ASan must be the first library of the process; Python itself leaks by design.
+SANITIZED := ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)"
 sanitize: $(BUILT)
 	$(BIN)/python csrc/build_cpu.py --sanitize --output build/sanitize/_cpu.abi3.so
-	EFPN_KERNELS_CPU_LIBRARY=build/sanitize/_cpu.abi3.so ASAN_OPTIONS=detect_leaks=0 \
-		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	EFPN_KERNELS_CPU_LIBRARY=build/sanitize/_cpu.abi3.so $(SANITIZED) \
 		$(BIN)/python -m pytest tests/test_kernels.py tests/test_winograd.py tests/test_dc_loss.py -m "not slow" -x -q
+	$(SANITIZED) $(BIN)/python -m pytest tests/test_cuda_values.py -x -q
 
 lint: $(CORE)
 	$(BIN)/ruff check .

@@ -1,10 +1,11 @@
-"""The CUDA kernels against their contracts without a GPU: their sources, compiled for the CPU."""
+"""The CUDA kernels without a GPU, their sources compiled for the CPU: values, races, alignment, bounds."""
 
 from __future__ import annotations
 
+import os
 import platform
+import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,22 +13,23 @@ import torch
 from kernel_cases import (
     Case,
     Maker,
+    border_cases,
     check_results,
     kernel_cases,
     level_cases,
     loss_cases,
     map_cases,
+    pooled_cases,
     run_kernel,
 )
-
-from efpn_kernels.ops.kernels import KERNELS
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "csrc"))
 
 import build_cpu  # noqa: E402
 import build_cuda  # noqa: E402
-from cuda_on_cpu import build as cuda_on_cpu  # noqa: E402
+from cuda_on_cpu.emulation import Emulation  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
@@ -46,42 +48,136 @@ LARGER = (
     *map_cases([(2, 256, 20, 20), (1, 192, 17, 15)]),
     *loss_cases([(4097,), (16_385,), (20_003,)]),
 )
+# Every kernel where whole vectors would fit.
+WIDE = (
+    *level_cases([(1, 16, 2, 3, 8, 16)]),
+    *border_cases([(1, 16, 24, 4, 5)]),
+    *map_cases([(2, 16, 4, 8)]),
+    *loss_cases([(1000,)]),
+    *pooled_cases([((2, 40, 4, 4), 16)]),
+)
 CASES = [
     (case, channels_last) for case in (*kernel_cases(), *LARGER) for channels_last in case.formats
 ]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def case_id(value: Case | bool) -> str:
+def dtype_id(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def case_id(value: Case | bool | list[int]) -> str:
     if isinstance(value, Case):
         return f"{value.kernel}-{value.id}"
+    if isinstance(value, list):
+        return "moved" + "".join(map(str, value))
     return "channels_last" if value else "contiguous"
 
 
 @pytest.fixture(scope="module")
-def kernel_of() -> Callable[[str], Callable]:
-    """The kernels by name. They are built once and kept from run to run."""
-    namespace = cuda_on_cpu.NAMESPACE
-    library = torch.library.Library(namespace, "FRAGMENT")
-    for name, schema in KERNELS.items():
-        library.define(name + schema)
-    folder = ROOT / "build" / "cuda_on_cpu"
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.ops.load_library(str(cuda_on_cpu.build(folder)))
-
-    def kernel(name: str) -> Callable:
-        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"{namespace}::{name}", "CPU")
-        _ = library
-        return getattr(getattr(torch.ops, namespace), name).default
-
-    return kernel
+def emulation() -> Emulation:
+    """The kernels, built once and kept from run to run."""
+    return Emulation(ROOT / "build" / "cuda_on_cpu")
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
 @pytest.mark.parametrize(("case", "channels_last"), CASES, ids=case_id)
 def test_cuda_kernel_keeps_its_contract(
-    kernel_of: Callable[[str], Callable], case: Case, dtype: torch.dtype, channels_last: bool
+    emulation: Emulation, case: Case, dtype: torch.dtype, channels_last: bool
 ) -> None:
     maker = Maker(dtype, channels_last, "cpu")
     args = case.build(maker)
-    check_results(case.kernel, args, run_kernel(kernel_of(case.kernel), args), maker)
+    results = run_kernel(emulation.kernel(case.kernel), args)
+    assert not emulation.problem()
+    check_results(case.kernel, args, results, maker)
+
+
+FAULTS = (
+    "",
+    "",
+    "reads shared memory that its block has not written",
+    "a read races with a write",
+    "two writes race",
+    "a read races with a write",
+    "a write races with a read",
+    "a read races with a write",
+    "is not aligned (16 bytes)",
+    "reads shared memory that its block has not written",
+    "an index is outside of its array",
+    "a sum overflows",
+    "a shuffle reads a lane that does not take part",
+)
+"""What is wrong with the kernels of ``cuda_on_cpu/broken.cu``, in their order."""
+
+
+@pytest.mark.parametrize("fault", range(len(FAULTS)))
+def test_faults_are_found(emulation: Emulation, fault: int) -> None:
+    found = emulation.broken(fault)
+    if FAULTS[fault]:
+        assert FAULTS[fault] in found
+        assert "broken.cu" in found or not shutil.which("addr2line")
+    else:
+        assert not found
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
+@pytest.mark.parametrize("channels_last", (False, True), ids=case_id)
+@pytest.mark.parametrize("case", tuple(pooled_cases()), ids=case_id)
+def test_clusters(
+    emulation: Emulation, case: Case, dtype: torch.dtype, channels_last: bool
+) -> None:
+    """What runs where clusters exist, in one launch; a GPU that runs older PTX takes the other way."""
+    maker = Maker(dtype, channels_last, "cpu")
+    args = case.build(maker)
+    for code in ((90, 90), (90, 80)):
+        with emulation.code(*code):
+            results = run_kernel(emulation.kernel(case.kernel), args)
+            assert not emulation.problem()
+            with emulation.counting() as launches:
+                run_kernel(emulation.kernel(case.kernel), args)
+        check_results(case.kernel, args, results, maker)
+        clusters = [launch for launch in launches if "cluster" in launch["kernel"]]
+        pools = case.kernel == "pooled_context" and args[0].shape[0] > 0
+        assert len(clusters) == (pools and code == (90, 90))
+
+
+def shifted(x: Tensor) -> Tensor:
+    """The same values with the same strides, one element further from an aligned address."""
+    memory = x.new_empty(x.numel() + 1)[1:]
+    return memory.as_strided(x.size(), x.stride(), memory.storage_offset()).copy_(x)
+
+
+def tensors(case: Case) -> list[int]:
+    """Which arguments are tensors."""
+    args = case.build(Maker(torch.float32, False, "cpu"))
+    return [i for i, a in enumerate(args) if isinstance(a, Tensor)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
+@pytest.mark.parametrize(
+    ("case", "channels_last", "moved"),
+    [
+        (case, channels_last, moved)
+        for case in WIDE
+        for channels_last in case.formats
+        for moved in (tensors(case), *([i] for i in tensors(case)))
+    ],
+    ids=case_id,
+)
+def test_unaligned_arguments(
+    emulation: Emulation, case: Case, channels_last: bool, moved: list[int], dtype: torch.dtype
+) -> None:
+    """Tensors that start at any element: all of them, or one."""
+    maker = Maker(dtype, channels_last, "cpu")
+    args = case.build(maker)
+    given = [shifted(a) if i in moved else a for i, a in enumerate(args)]
+    results = run_kernel(emulation.kernel(case.kernel), given)
+    assert not emulation.problem()
+    check_results(case.kernel, args, results, maker)
+
+
+def test_outside_of_tensors(emulation: Emulation) -> None:
+    """With AddressSanitizer loaded, every test above finds this too."""
+    if "libasan" not in os.environ.get("LD_PRELOAD", ""):
+        pytest.skip("needs AddressSanitizer in LD_PRELOAD")
+    assert "is outside of every tensor" in emulation.broken(len(FAULTS))

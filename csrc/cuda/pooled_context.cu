@@ -132,6 +132,8 @@ __global__ void __launch_bounds__(kPoolThreads)
   cooperative_groups::this_cluster().sync();
   project(a.pooled, a.weight, a.bias, a.context, n, a.C, a.D,
           rank * kPoolWarps + threadIdx.x / kWarp, int64_t(kCluster) * kPoolWarps);
+#else
+  __trap();
 #endif
 }
 
@@ -149,10 +151,12 @@ __global__ void __launch_bounds__(kPoolThreads) project_kernel(const PooledConte
           int64_t(gridDim.x) * kPoolWarps);
 }
 
-bool has_clusters(int32_t device) {
-  int major = 0;
-  STD_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  return major >= 9;
+// Whether the code that runs of this kernel has clusters. A GPU that has them may run an older one's PTX.
+template <class Kernel>
+bool has_clusters(Kernel* kernel) {
+  cudaFuncAttributes code;
+  STD_CUDA_CHECK(cudaFuncGetAttributes(&code, kernel));
+  return code.binaryVersion >= 90 && code.ptxVersion >= 90;
 }
 
 std::tuple<Tensor, Tensor, Tensor> pooled_context(const Tensor& p_high, const Tensor& weight,
@@ -173,7 +177,7 @@ std::tuple<Tensor, Tensor, Tensor> pooled_context(const Tensor& p_high, const Te
                              m.channels_last};
     const unsigned N = unsigned(m.N);
     const int64_t bytes = m.C * m.pixels() * int64_t(sizeof(T));
-    if (bytes <= kClusterBytes && has_clusters(stream.device())) {
+    if (bytes <= kClusterBytes && has_clusters(pooled_context_cluster_kernel<T>)) {
       stream.launch_clusters(pooled_context_cluster_kernel<T>, kCluster, dim3(kCluster, N),
                              dim3(kPoolThreads), a);
     } else {

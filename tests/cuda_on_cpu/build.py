@@ -1,14 +1,13 @@
 """Compiles ``csrc/cuda`` with the C++ compiler, so that its kernels run on a CPU, thread by thread.
 
-The kernels are the ones that nvcc compiles; only the text below differs. What a CPU cannot show: the
-kernel of clusters, races between blocks, alignment, speed.
+The kernels are the ones that nvcc compiles; only the text below differs.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-import subprocess
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,10 +19,13 @@ NAMESPACE = "efpn_cuda_on_cpu"
 REPLACED = {
     "tensor.cuh": {
         "kernel<<<grid, block, 0, stream_>>>(arguments...);": (
-            "emulate::launch(grid, block, [&] { kernel(arguments...); });"
+            "emulate::launch_kernel(kernel, grid, block, 1, arguments...);"
         ),
         "STD_CUDA_KERNEL_LAUNCH_CHECK();": "",
-        "STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments...));": "",
+        "STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments...));": (
+            "emulate::launch_kernel(kernel, grid, block, cluster, arguments...);"
+        ),
+        "return Tensor(handle);": "return emulate::poisoned(Tensor(handle));",
         "TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));": "",
         "device_(x.get_device_index()), guard_(device_)": "device_(0)",
         "torch::stable::accelerator::DeviceGuard guard_;": "",
@@ -33,10 +35,19 @@ REPLACED = {
     "device.cuh": {"#include <cuda_runtime.h>": ""},
     "pooled_context.cu": {
         "#include <cooperative_groups.h>": "",
-        "STD_CUDA_CHECK(cudaDeviceGetAttribute(": "(void)(cudaDeviceGetAttribute(",
+        "#if __CUDA_ARCH__ >= 900": "#if 1",
+        "STD_CUDA_CHECK(cudaFuncGetAttributes(": "(void)(cudaFuncGetAttributes(",
+        "__trap();": "",
     },
 }
-FLAGS = ("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-w", "-x", "c++")
+FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-w", "-x", "c++")
+# The compiler calls watch.cpp for every access, and its accesses are those of the source.
+WATCHED = (
+    "-fsanitize=thread",
+    "--param=tsan-instrument-func-entry-exit=0",
+    "-fsanitize=bounds-strict,signed-integer-overflow,shift,integer-divide-by-zero",
+    "-fno-tree-sra",
+)
 
 
 def translate(source: Path, folder: Path) -> Path:
@@ -77,19 +88,24 @@ def build(folder: Path) -> Path:
     (folder / "cuda").mkdir(exist_ok=True)
     wanted = [p for p in sorted(build_cuda.SOURCES.iterdir()) if p.suffix in (".cu", ".cuh")]
     translated = [translate(path, folder / "cuda") for path in wanted]
-    sources = [path for path in translated if path.suffix == ".cu"] + [HERE / "emulate.cpp"]
+    sources = [path for path in translated if path.suffix == ".cu"]
+    sources += [HERE / "broken.cu", HERE / "emulate.cpp", HERE / "watch.cpp"]
     headers = [path for path in translated if path.suffix == ".cuh"]
-    headers += [HERE / "emulate.h", *(folder / "common").iterdir()]
+    headers += [*HERE.glob("*.h"), *(folder / "common").iterdir()]
     newest = max(path.stat().st_mtime for path in headers)
     includes = ["-isystem", f"{torch_dir}/include"]
     includes += ["-isystem", cuda_headers(nvcc), "-I", str(HERE)]
     version = f"-DTORCH_TARGET_VERSION={build_cuda.TARGET_VERSION}"
+    # Objects of other flags are others.
+    flags_id = zlib.crc32(" ".join((*FLAGS, *WATCHED, *includes)).encode())
 
     def compile_source(source: Path) -> str:
-        target = folder / f"{source.stem}.o"
+        target = folder / f"{source.stem}.{flags_id:08x}.o"
         if not target.exists() or target.stat().st_mtime < max(newest, source.stat().st_mtime):
-            command = [compiler, *FLAGS, version, *includes, "-c", str(source), "-o", str(target)]
-            build_cuda.run(command)
+            flags = FLAGS + WATCHED if source.suffix == ".cu" else FLAGS
+            build_cuda.run(
+                [compiler, *flags, version, *includes, "-c", str(source), "-o", str(target)]
+            )
         return str(target)
 
     with ThreadPoolExecutor(build_cuda.jobs()) as pool:
@@ -97,8 +113,6 @@ def build(folder: Path) -> Path:
     # A new file instead of new contents: this process may have the old one mapped.
     output = folder / "kernels.so"
     output.unlink(missing_ok=True)
-    subprocess.run(
-        [compiler, "-shared", "-o", str(output), *objects, f"-L{torch_dir}/lib", "-ltorch_cpu"],
-        check=True,
-    )
+    libraries = (f"-L{torch_dir}/lib", "-ltorch_cpu", "-Wl,-z,defs")
+    build_cuda.run([compiler, "-shared", "-o", str(output), *objects, *libraries])
     return output

@@ -1,0 +1,92 @@
+"""The kernels of ``csrc/cuda`` as operators on CPU tensors, and what they were seen to do."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from efpn_kernels.ops.kernels import KERNELS
+
+from . import build
+
+
+class Emulation:
+    """The library, built under ``folder`` where that is out of date."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = build.build(folder)
+        self.namespace = torch.library.Library(build.NAMESPACE, "FRAGMENT")
+        for name, schema in KERNELS.items():
+            self.namespace.define(name + schema)
+        torch.ops.load_library(str(self.path))
+        self.library = ctypes.CDLL(str(self.path))
+        self.library.efpn_emulate_problem.restype = ctypes.c_char_p
+        self.library.efpn_emulate_counts.restype = ctypes.c_char_p
+
+    def kernel(self, name: str) -> Callable:
+        """The overload of an operator."""
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"{build.NAMESPACE}::{name}", "CPU")
+        return getattr(getattr(torch.ops, build.NAMESPACE), name).default
+
+    @contextmanager
+    def code(self, binary: int, ptx: int) -> Iterator[None]:
+        """Kernels are told that they run for ``binary`` (80: compute capability 8.0), made from ``ptx``."""
+        self.library.efpn_emulate_code(binary, ptx)
+        try:
+            yield
+        finally:
+            self.library.efpn_emulate_code(80, 80)
+
+    def problem(self) -> str:
+        """The first race, wrong access or overflow since the last call, or nothing."""
+        said = self.library.efpn_emulate_problem().decode()
+        if not said:
+            return ""
+        what, size, code, kernel = said.split(",")
+        lines = " <- ".join(self.place(int(code, 16)))
+        return f"{self.function(int(kernel, 16))}: {what} ({size} bytes) at {lines}"
+
+    def broken(self, fault: int) -> str:
+        """The problem that is found in a kernel of ``broken.cu``."""
+        self.library.efpn_emulate_broken(fault)
+        return self.problem()
+
+    @contextmanager
+    def counting(self) -> Iterator[list[dict]]:
+        """Fills the list with a record for each launch: see ``Counts`` in watch.cpp."""
+        launches: list[dict] = []
+        self.library.efpn_emulate_count(1)
+        try:
+            yield launches
+            launches += json.loads(self.library.efpn_emulate_counts())
+        finally:
+            self.library.efpn_emulate_count(0)
+        for launch in launches:
+            launch["kernel"] = self.function(launch["kernel"])
+
+    @functools.cache  # noqa: B019 - one emulation lives as long as its process
+    def symbols(self, *options: str) -> tuple[str, ...]:
+        addr2line = shutil.which("addr2line")
+        if addr2line is None:
+            return options[-1:]
+        command = [addr2line, "-e", str(self.path), *options]
+        return tuple(subprocess.run(command, capture_output=True, text=True).stdout.splitlines())
+
+    def place(self, code: int) -> list[str]:
+        """Source lines of an address, the innermost of inlined calls first."""
+        return [line.split("/")[-1].split(" (")[0] for line in self.symbols("-i", hex(code - 1))]
+
+    def function(self, code: int) -> str:
+        """The kernel's name with its arguments of templates."""
+        name = self.symbols("-Cf", hex(code))[0]
+        name = name.removeprefix("void ").replace("(anonymous namespace)::", "")
+        return name.replace("efpn::cuda::", "").split("(")[0]

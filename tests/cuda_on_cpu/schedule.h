@@ -1,0 +1,32 @@
+// What the scheduler tells the watch of memory. Time is a counter that moves on at every barrier.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace emulate {
+
+struct Now {
+  bool running = false;  // a thread of a kernel
+  uint32_t time = 1;
+  uint32_t launch_start = 0, cluster_start = 0;
+  uint32_t cluster_sync = 0;  // when the cluster's last barrier fell
+  uint32_t block_start = 0, block_sync = 0;
+  uint16_t thread = 0;  // in its cluster
+  uint16_t block_threads = 0;
+};
+extern Now now;
+
+struct Range {
+  uintptr_t begin = 0, end = 0;
+  bool holds(uintptr_t p) const { return begin <= p && p < end; }
+};
+Range stacks();
+
+// Keeps the first problem of a launch for efpn_emulate_problem.
+void report(const char* what, size_t size, const void* code);
+
+void launch_starts(const void* kernel, int blocks);
+void cluster_ends();
+
+}  // namespace emulate
