@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import backends, checks, reference
 from .ops import dc_loss as dc_loss_operator
+from .ops.call import call
 from .ops.layout import dense
 
 __all__ = ["cem", "dc_loss", "efpn_bs", "fbsm"]
@@ -40,8 +41,15 @@ def cem(p_low: Tensor, p_high: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     backend = backends.choose(p_low)
     if backend == "reference":
         return reference.cem(p_low, p_high, weight, bias)
-    op = backends.namespace(backend).cem
-    return op(dense(p_low), dense(p_high), weight.contiguous(), bias.contiguous())[0]
+    return call(
+        backends.NAMESPACE[backend],
+        "cem",
+        _wants_grad(p_low, p_high, weight, bias),
+        dense(p_low),
+        dense(p_high),
+        weight.contiguous(),
+        bias.contiguous(),
+    )
 
 
 def _block(
@@ -53,8 +61,8 @@ def _block(
 ) -> Tensor:
     keep = _wants_grad(p_low, p_high, *project, *fbsm_parameters)
     parameters = (p if p is None else _dense_parameter(p) for p in (*project, *fbsm_parameters))
-    op = backends.namespace(backend).efpn_bs
-    return op(dense(p_low), dense(p_high), *parameters, keep)[0]
+    namespace = backends.NAMESPACE[backend]
+    return call(namespace, "efpn_bs", keep, dense(p_low), dense(p_high), *parameters, keep)
 
 
 def _dense_parameter(p: Tensor) -> Tensor:

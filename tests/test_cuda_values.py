@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from kernel_cases import (
+    POOLS,
     Case,
     Maker,
     border_cases,
@@ -122,7 +123,7 @@ def test_faults_are_found(emulation: Emulation, fault: int) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
 @pytest.mark.parametrize("channels_last", (False, True), ids=case_id)
-@pytest.mark.parametrize("case", tuple(pooled_cases()), ids=case_id)
+@pytest.mark.parametrize("case", tuple(pooled_cases((*POOLS, ((1, 300, 3, 4), 8)))), ids=case_id)
 def test_clusters(
     emulation: Emulation, case: Case, dtype: torch.dtype, channels_last: bool
 ) -> None:

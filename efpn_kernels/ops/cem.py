@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import operator
+from .call import OPERATORS, Operator, cast_all
 from .kernels import accumulate_dtype
 from .layout import dense, empty_map, memory_format
 
@@ -16,8 +17,8 @@ SCHEMA = (
     " -> (Tensor out, Tensor context, Tensor pooled, Tensor index)"
 )
 BACKWARD_SCHEMA = (
-    "(Tensor grad_out, Tensor p_high, Tensor weight, Tensor context, Tensor pooled, Tensor index)"
-    " -> (Tensor grad_p_high, Tensor grad_weight, Tensor grad_bias)"
+    "(Tensor grad_out, Tensor p_high, Tensor weight, Tensor context, Tensor pooled, Tensor index, "
+    "ScalarType? grad_dtype=None) -> (Tensor grad_p_high, Tensor grad_weight, Tensor grad_bias)"
 )
 
 
@@ -49,15 +50,25 @@ def _fake_backward(
     context: Tensor,
     pooled: Tensor,
     index: Tensor,
+    grad_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, ...]:
-    return empty_map(p_high), weight.new_empty(weight.shape), weight.new_empty(weight.shape[:1])
+    dtype = grad_dtype or weight.dtype
+    return (
+        empty_map(p_high),
+        weight.new_empty(weight.shape, dtype=dtype),
+        weight.new_empty(weight.shape[:1], dtype=dtype),
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    _, p_high, weight, _ = inputs
+    ctx.save_for_backward(p_high, weight, *output[1:])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-    _, p_high, weight, _ = inputs
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(p_high, weight, *output[1:])
+    _save(ctx, inputs, output)
 
 
 def register(namespace: str) -> None:
@@ -75,24 +86,26 @@ def register(namespace: str) -> None:
         context: Tensor,
         pooled: Tensor,
         index: Tensor,
+        grad_dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, ...]:
         grad_p_high = torch.zeros_like(p_high, memory_format=memory_format(p_high))
         grad_weight, grad_bias = kernels.pooled_context_backward(
             kernels.spatial_sum(grad_out), context, pooled, index, weight.flatten(1), grad_p_high
         )
-        return (
-            grad_p_high,
-            grad_weight.to(weight.dtype).view(weight.shape),
-            grad_bias.to(weight.dtype),
-        )
+        grad_weight, grad_bias = cast_all((grad_weight, grad_bias), grad_dtype or weight.dtype)
+        return grad_p_high, grad_weight.view(weight.shape), grad_bias
+
+    def gradients(ctx: Any, grad_out: Tensor, grad_dtype: torch.dtype | None) -> tuple[Tensor, ...]:
+        return grad_out, *kernels.cem_backward(dense(grad_out), *ctx.saved_tensors, grad_dtype)
 
     def backward(ctx: Any, grad_out: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         if grad_out is None:
             return None, None, None, None
-        return grad_out, *kernels.cem_backward(dense(grad_out), *ctx.saved_tensors)
+        return gradients(ctx, grad_out, None)
 
     operator.define(namespace, "cem", SCHEMA, cem, _fake)
     operator.define(namespace, "cem_backward", BACKWARD_SCHEMA, cem_backward, _fake_backward)
     operator.differentiable(namespace, "cem", _setup_context, backward)
     operator.once_differentiable(namespace, "cem_backward")
     operator.autocast(namespace, "cem", torch.get_autocast_dtype)
+    OPERATORS[namespace, "cem"] = Operator(kernels.cem.default, _save, gradients)

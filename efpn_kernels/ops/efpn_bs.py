@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from . import convolution, high_gate, low_gate, operator, refine
+from .call import OPERATORS, Operator, cast_all
 from .cem import context_fakes, no_context
 from .kernels import accumulate_dtype
 from .layout import as_format, empty_map, memory_format
@@ -53,7 +54,7 @@ SCHEMA = (
 )
 BACKWARD_SCHEMA = (
     f"(Tensor grad_out, Tensor out, Tensor p_low, Tensor p_high, {_typed(PARAMETERS)}, "
-    f"{_typed(STATE)}) -> (Tensor grad_p_low, Tensor grad_p_high, "
+    f"{_typed(STATE)}, ScalarType? grad_dtype=None) -> (Tensor grad_p_low, Tensor grad_p_high, "
     + ", ".join(f"Tensor grad_{n}" for n in PARAMETERS)
     + ")"
 )
@@ -95,45 +96,35 @@ def _fake_backward(
     grad_out: Tensor, out: Tensor, p_low: Tensor, p_high: Tensor, *rest: Tensor | None
 ) -> tuple[Tensor, ...]:
     parameters = rest[: len(PARAMETERS)]
+    grad_dtype = rest[len(PARAMETERS + STATE) :]
     return (
         empty_map(p_low),
         empty_map(p_high),
         *(
             p_low.new_empty(0)
             if p is None
-            else torch.empty(p.shape, dtype=p.dtype, device=p.device)
+            else torch.empty(p.shape, dtype=_grad_dtype(p, *grad_dtype), device=p.device)
             for p in parameters
         ),
     )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _grad_dtype(parameter: Tensor, grad_dtype: torch.dtype | None = None) -> torch.dtype:
+    return grad_dtype or parameter.dtype
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, keep = inputs
     out, *state = output
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*state)
     ctx.keep = keep
     if keep:
         ctx.save_for_backward(out, *tensors, *state)
 
 
-def _backward_of(namespace: str) -> Any:
-    kernels = getattr(torch.ops, namespace)
-
-    def backward(ctx: Any, grad_out: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        if grad_out is None:
-            return (None,) * (3 + len(PARAMETERS))
-        if not ctx.keep:
-            raise RuntimeError(
-                f"{namespace}::efpn_bs: keep: expected True for an output to differentiate, got False"
-            )
-        grads = kernels.efpn_bs_backward(grad_out, *ctx.saved_tensors)
-        return (
-            *(g if n else None for g, n in zip(grads, ctx.needs_input_grad, strict=False)),
-            None,
-        )
-
-    return backward
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*output[1:])
+    _save(ctx, inputs, output)
 
 
 def register(namespace: str) -> None:
@@ -186,7 +177,8 @@ def register(namespace: str) -> None:
     def efpn_bs_backward(
         grad_out: Tensor, out: Tensor, p_low: Tensor, p_high: Tensor, *rest: Any
     ) -> tuple[Tensor, ...]:
-        p = dict(zip(PARAMETERS + STATE, rest, strict=True))
+        tensors, grad_dtype = rest[: len(PARAMETERS + STATE)], rest[len(PARAMETERS + STATE) :]
+        p = dict(zip(PARAMETERS + STATE, tensors, strict=True))
         context = None if p["project_weight"] is None else p["context"]
         mask, m_high, m_low = p["mask"], p["m_high"], p["m_low"]
         grad_out = as_format(grad_out, out)
@@ -249,22 +241,46 @@ def register(namespace: str) -> None:
             grad_refine_weight,
             grad_refine_bias,
         )
-        return (
-            grad_p_low,
-            grad_p_high,
-            *(_as_parameter(g, p[name]) for g, name in zip(grads, PARAMETERS, strict=True)),
-        )
+        parameters = [p[name] for name in PARAMETERS]
+        return grad_p_low, grad_p_high, *_as_parameters(grads, parameters, *grad_dtype)
+
+    def gradients(
+        ctx: Any, grad_out: Tensor, grad_dtype: torch.dtype | None
+    ) -> tuple[Tensor | None, ...]:
+        if not ctx.keep:
+            raise RuntimeError(
+                f"{namespace}::efpn_bs: keep: expected True for an output to differentiate, got False"
+            )
+        return *kernels.efpn_bs_backward(grad_out, *ctx.saved_tensors, grad_dtype), None
+
+    def backward(ctx: Any, grad_out: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if grad_out is None:
+            return (None,) * (3 + len(PARAMETERS))
+        grads = gradients(ctx, grad_out, None)
+        return tuple(g if n else None for g, n in zip(grads, ctx.needs_input_grad, strict=True))
 
     operator.define(namespace, "efpn_bs", SCHEMA, efpn_bs, _fake_of(namespace))
     operator.define(
         namespace, "efpn_bs_backward", BACKWARD_SCHEMA, efpn_bs_backward, _fake_backward
     )
-    operator.differentiable(namespace, "efpn_bs", _setup_context, _backward_of(namespace))
+    operator.differentiable(namespace, "efpn_bs", _setup_context, backward)
     operator.once_differentiable(namespace, "efpn_bs_backward")
     operator.autocast(namespace, "efpn_bs", torch.get_autocast_dtype)
+    OPERATORS[namespace, "efpn_bs"] = Operator(kernels.efpn_bs.default, _save, gradients)
 
 
-def _as_parameter(grad: Tensor, parameter: Tensor | None) -> Tensor:
-    if parameter is None:
-        return grad
-    return grad.to(parameter.dtype).reshape(parameter.shape).contiguous()
+def _as_parameters(
+    grads: tuple[Tensor, ...],
+    parameters: list[Tensor | None],
+    grad_dtype: torch.dtype | None = None,
+) -> list[Tensor]:
+    """Gradients in the parameters' shapes, contiguous, in ``grad_dtype`` or the parameters' own."""
+    used = [i for i, parameter in enumerate(parameters) if parameter is not None]
+    out = list(grads)
+    for i in used:
+        shape = parameters[i].shape
+        out[i] = (grads[i] if grads[i].shape == shape else grads[i].reshape(shape)).contiguous()
+    dtype = _grad_dtype(parameters[used[0]], grad_dtype)
+    for i, grad in zip(used, cast_all((out[i] for i in used), dtype), strict=True):
+        out[i] = grad
+    return out

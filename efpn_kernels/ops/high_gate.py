@@ -44,7 +44,7 @@ def taps(p_high: Tensor, weight: Tensor) -> Tensor:
 
 
 def taps_backward(grad_taps: Tensor, p_high: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of ``p_high`` (a map of its format and dtype) and of ``weight``."""
+    """Gradients of ``p_high`` (a map of its format and dtype) and of ``weight`` (accumulation dtype)."""
     n, c, h, w = p_high.shape
     grad = grad_taps.view(n * h * w, 9 * weight.shape[0])
     if p_high.is_cuda:
@@ -56,7 +56,7 @@ def taps_backward(grad_taps: Tensor, p_high: Tensor, weight: Tensor) -> tuple[Te
     grad_matrix = _product(grad.t(), pixels, acc)
     grad_weight = grad_matrix.view(3, 3, weight.shape[0], c).permute(2, 3, 0, 1)
     grad_p_high = (grad @ matrix).to(p_high.dtype).view(n, h, w, c).permute(0, 3, 1, 2)
-    return as_format(grad_p_high, p_high), grad_weight.to(weight.dtype).contiguous()
+    return as_format(grad_p_high, p_high), grad_weight.contiguous()
 
 
 def forward(

@@ -15,7 +15,7 @@ _AUTOCAST = {
     "cpu": ("AutocastCPU", torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)),
     "cuda": ("AutocastCUDA", torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)),
 }
-_ALL_AUTOCAST = _AUTOCAST["cpu"][1] | _AUTOCAST["cuda"][1]
+ALL_AUTOCAST = _AUTOCAST["cpu"][1] | _AUTOCAST["cuda"][1]
 
 
 def define(
@@ -33,7 +33,7 @@ def define(
 
     @wraps(implementation)
     def without_autocast(*args: Any) -> Any:
-        with torch._C._ExcludeDispatchKeyGuard(_ALL_AUTOCAST):
+        with torch._C._ExcludeDispatchKeyGuard(ALL_AUTOCAST):
             return implementation(*args)
 
     library = LIBRARIES[namespace]
