@@ -18,13 +18,21 @@ def tensor(name: str, x: object) -> None:
         raise TypeError(f"{name}: expected a floating-point tensor, got dtype {x.dtype}")
 
 
+def _cast_alike(x: Tensor, like: Tensor) -> bool:
+    """Whether autocast brings both to one dtype: it does with every one but float64."""
+    if torch.float64 in (x.dtype, like.dtype):
+        return False
+    device_type = like.device.type
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
 def same_kind(name: str, x: Tensor, like_name: str, like: Tensor) -> None:
-    """``x`` has the device and, outside of autocast, the dtype of ``like``."""
+    """``x`` has the device of ``like``, and its dtype or one that autocast makes the same."""
     if x.device != like.device:
         raise ValueError(
             f"{name}: expected the device of {like_name} ({like.device}), got {x.device}"
         )
-    if x.dtype != like.dtype and not torch.is_autocast_enabled(like.device.type):
+    if x.dtype != like.dtype and not _cast_alike(x, like):
         raise TypeError(f"{name}: expected the dtype of {like_name} ({like.dtype}), got {x.dtype}")
 
 

@@ -14,6 +14,7 @@ from conftest import Backend
 from torch import Tensor
 
 from efpn_kernels import CEM, EFPNBS, FBSM, DCLoss, functional, reference, use_backend
+from efpn_kernels.backends import NAMESPACE
 
 Change = Callable[[Tensor], Any]
 
@@ -236,6 +237,58 @@ def test_modules_raise_what_functions_raise() -> None:
 def test_the_checks_hold_for_the_reference_backend_too() -> None:
     with use_backend("reference"), pytest.raises(TypeError, match="p_high: "):
         functional.cem(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2).double(), None, None)
+
+
+@pytest.mark.usefixtures("no_kernel_runs")
+@pytest.mark.parametrize("operator", [*BLOCK_OPERATORS, "dc_loss"])
+def test_autocast_does_not_bring_float64_and_another_dtype_together(operator: str) -> None:
+    """It leaves float64 alone, and kernels read every tensor in the dtype of the first."""
+    if operator == "dc_loss":
+        problem, fixed = loss_problem(LossCase((33, 4), weight="full")), ("k", "delta")
+    else:
+        problem, fixed = block_problem(operator, case("x2")), ()
+    tensors = {name: x.detach() for name, x in problem.tensors.items()}
+    call = getattr(functional, operator)
+    first = next(iter(tensors))
+    for name in tensors.keys() - {first, *fixed}:
+        with torch.autocast("cpu", torch.bfloat16):
+            wrong = tensors | {name: tensors[name].double()}
+            message = (f"{name}: ", "(torch.float32)", "torch.float64")
+            assert_raises(TypeError, message, partial(call, *wrong.values()))
+    with torch.autocast("cpu", torch.bfloat16):
+        wrong = tensors | {first: tensors[first].double()}
+        message = ("(torch.float64)", "torch.float32")
+        assert_raises(TypeError, message, lambda: call(*wrong.values()))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("operator", ["cem", "efpn_bs", "dc_loss"])
+def test_mixed_dtypes_in_the_dispatcher(backend: Backend, operator: str, autocast: bool) -> None:
+    """Whoever calls an operator without the functions is refused before a kernel reads beyond a tensor."""
+    if operator == "dc_loss" and backend.name != "cpu" and not autocast:
+        pytest.skip("the kernel itself would have to look: the CPU's does")
+    name = NAMESPACE[backend.name]
+    if operator == "dc_loss":
+        tensors = loss_problem(LossCase((33, 4), weight="full"), backend.device).tensors
+        order, rest = ("pred", "target", "weight", "k", "delta"), (False, True, 1.0, True)
+        fixed = ("k", "delta")
+    else:
+        tensors = block_problem(operator, case("x2"), backend.device).tensors
+        order, rest, fixed = tuple(tensors), (True,) * (operator == "efpn_bs"), ()
+    op = getattr(getattr(torch.ops, name), operator).default
+    arguments = {key: tensors[key].detach() for key in order}
+    with torch.autocast(backend.device, torch.bfloat16, enabled=autocast):
+        op(*arguments.values(), *rest)
+        for key in order:
+            if key in fixed:
+                op(*(arguments | {key: arguments[key].double()}).values(), *rest)
+                continue
+            wrong = arguments | {key: arguments[key].double()}
+            with pytest.raises((TypeError, RuntimeError)) as caught:
+                op(*wrong.values(), *rest)
+            text = str(caught.value)
+            assert f"{operator}: " in text
+            assert "expected the dtype of" in text
 
 
 def test_an_error_leaves_the_next_call_alone(backend: Backend) -> None:

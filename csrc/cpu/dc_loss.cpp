@@ -70,6 +70,12 @@ DCLossSums run(const DCLossArguments<S>& arguments, int64_t numel) {
   return total;
 }
 
+// Whoever calls the operator in the dispatcher comes here unchecked, and what is read as another type
+// than it has is read beyond its end.
+void same_type(const char* name, const Tensor& x, ScalarType type) {
+  STD_TORCH_CHECK(x.scalar_type() == type, "dc_loss: ", name, ": expected the dtype of pred");
+}
+
 template <class S>
 DCLossArguments<S> arguments_of(const Tensor& pred, const Tensor& target,
                                 const std::optional<Tensor>& weight, const Tensor& k,
@@ -90,6 +96,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dc_loss(Tensor pred, Tensor target,
                                                    Tensor delta, bool text_form, bool reduce,
                                                    double scale, bool with_grad) {
   const ScalarType type = pred.scalar_type(), acc = accumulate_type(type);
+  same_type("target", target, type);
+  if (weight) same_type("weight", *weight, type);
   with_grad = with_grad && reduce;
   const Tensor grad_pred = with_grad ? empty_shape_of(pred) : empty({0}, type);
   Tensor loss = reduce ? Tensor() : empty_shape_of(pred);
@@ -110,6 +118,9 @@ std::tuple<Tensor, Tensor, Tensor> dc_loss_backward(Tensor grad_loss, Tensor pre
                                                     std::optional<Tensor> weight, Tensor k,
                                                     Tensor delta, bool text_form, double scale) {
   const ScalarType type = pred.scalar_type(), acc = accumulate_type(type);
+  same_type("grad_loss", grad_loss, type);
+  same_type("target", target, type);
+  if (weight) same_type("weight", *weight, type);
   const Tensor grad_pred = empty_shape_of(pred);
   DCLossSums sums;
   dispatch(type, "dc_loss_backward", [&](auto zero) {

@@ -103,7 +103,7 @@ def register(namespace: str) -> None:
             return None, None, None, None
         return gradients(ctx, grad_out, None)
 
-    operator.define(namespace, "cem", SCHEMA, cem, _fake)
+    operator.define(namespace, "cem", SCHEMA, cem, _fake, one_dtype=True)
     operator.define(namespace, "cem_backward", BACKWARD_SCHEMA, cem_backward, _fake_backward)
     operator.differentiable(namespace, "cem", _setup_context, backward)
     operator.once_differentiable(namespace, "cem_backward")

@@ -259,7 +259,7 @@ def register(namespace: str) -> None:
         grads = gradients(ctx, grad_out, None)
         return tuple(g if n else None for g, n in zip(grads, ctx.needs_input_grad, strict=True))
 
-    operator.define(namespace, "efpn_bs", SCHEMA, efpn_bs, _fake_of(namespace))
+    operator.define(namespace, "efpn_bs", SCHEMA, efpn_bs, _fake_of(namespace), one_dtype=True)
     operator.define(
         namespace, "efpn_bs_backward", BACKWARD_SCHEMA, efpn_bs_backward, _fake_backward
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -24,20 +24,24 @@ def define(
     schema: str,
     implementation: Callable[..., Any],
     fake: Callable[..., Any],
+    one_dtype: bool = False,
 ) -> None:
     """Define ``namespace::name`` with a composed implementation for every device.
 
     The library calls inside run in the dtypes that they are given, also where a backward pass runs
-    under autocast.
+    under autocast. ``one_dtype``: refuse tensors of different dtypes.
     """
 
     @wraps(implementation)
     def without_autocast(*args: Any) -> Any:
+        if one_dtype:
+            refuse_mixed(op, args)
         with torch._C._ExcludeDispatchKeyGuard(ALL_AUTOCAST):
             return implementation(*args)
 
     library = LIBRARIES[namespace]
     library.define(name + schema)
+    op = getattr(getattr(torch.ops, namespace), name).default
     for key in ("CPU", "CUDA"):
         library.impl(name, without_autocast, key)
     torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
@@ -67,13 +71,29 @@ def once_differentiable(namespace: str, name: str) -> None:
     differentiable(namespace, name, setup_context, backward)
 
 
+def refuse_mixed(
+    op: torch._ops.OpOverload, args: Sequence[Any], fixed: tuple[int, ...] = ()
+) -> None:
+    """Raise unless the tensors of a call have one dtype, those at the positions ``fixed`` aside.
+
+    Kernels read every tensor in the dtype of the first one, whatever its own.
+    """
+    dtype = args[0].dtype
+    for i, a in enumerate(args):
+        if isinstance(a, Tensor) and a.dtype != dtype and i not in fixed:
+            first, name = (op._schema.arguments[j].name for j in (0, i))
+            raise TypeError(
+                f"{op._schema.name}: {name}: expected the dtype of {first} ({dtype}), got {a.dtype}"
+            )
+
+
 def autocast(
     namespace: str, name: str, dtype_of: Callable[[str], torch.dtype], fixed: tuple[int, ...] = ()
 ) -> None:
     """Run ``namespace::name`` in ``dtype_of(device_type)`` under autocast.
 
     Every floating-point tensor argument is cast, but for float64 ones and those at the positions
-    ``fixed``.
+    ``fixed``; float64 beside another dtype raises.
     """
     op = getattr(getattr(torch.ops, namespace), name).default
     for device_type, (key, keyset) in _AUTOCAST.items():
@@ -91,6 +111,7 @@ def autocast(
                 else a
                 for i, a in enumerate(args)
             ]
+            refuse_mixed(op, cast, fixed)
             with torch._C._ExcludeDispatchKeyGuard(_keyset):
                 return op(*cast)
 
