@@ -189,6 +189,7 @@ def map_cases(shapes: Iterable[Shape] = MAPS) -> Iterator[Case]:
     builders: tuple[tuple[str, str, Callable[..., list]], ...] = (
         ("context_add", "", lambda m, s: [m.map(*s), m.accumulated(*s[:2])]),
         ("spatial_sum", "", lambda m, s: [m.map(*s)]),
+        ("bias_relu_", "", lambda m, s: [m.map(*s), m.normal(s[1])]),
         ("relu_backward", "", lambda m, s: [m.map(*s), m.map(*s).relu_()]),
         ("border_sum", "", lambda m, s: [m.map(*s)]),
         ("border_relu", "", lambda m, s: [m.map(*s), m.accumulated(s[0], 3, 3, s[1])]),

@@ -209,6 +209,10 @@ def mask_merge_(grad_p_low: Tensor, grad_x: Tensor, mask: Tensor) -> Results:
     return (grad_p_low + grad_x * mask,)
 
 
+def bias_relu_(x: Tensor, bias: Tensor) -> Results:
+    return (torch.relu(x + bias[:, None, None]),)
+
+
 def fuse_backward(
     grad_logit: Tensor, m_high: Tensor, m_low: Tensor, fuse_weight: Tensor
 ) -> Results:
@@ -317,6 +321,7 @@ CONTRACTS: dict[str, Callable[..., Results]] = {
         mask_apply,
         mask_apply_backward,
         mask_merge_,
+        bias_relu_,
         fuse_backward,
         relu_backward,
         dc_loss,
@@ -343,6 +348,7 @@ RESULTS: dict[str, tuple[str, ...]] = {
     "mask_apply": ("map",),
     "mask_apply_backward": ("map or acc", "acc"),
     "mask_merge_": ("map",),
+    "bias_relu_": ("map",),
     "fuse_backward": ("acc", "acc", "acc"),
     "relu_backward": ("map", "acc"),
     "dc_loss": ("T", "T", "acc", "acc"),

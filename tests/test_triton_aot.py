@@ -25,6 +25,7 @@ MAPS = {
     "spatial_sum_kernel": (1, 0),
     "low_gate_fwd_kernel": (1, 0),
     "border_relu_kernel": (1, 1),
+    "bias_relu_kernel": (1, 1),
     "border_sum_kernel": (1, 0),
     "gate_apply_kernel": (1, 1),
     "mask_apply_kernel": (1, 1),

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .kernels import accumulate_dtype
 from .layout import as_format, memory_format
 
 
@@ -45,12 +44,13 @@ def conv3x3_relu(namespace: str, x: Tensor, weight: Tensor, bias: Tensor) -> Ten
     """``relu(conv3x3(x, weight) + bias)``; the result has the format of ``x``.
 
     On a GPU PyTorch adds the bias in a pass of its own, slowly, before that of the ReLU; here one pass
-    of ours does both. cuDNN's fused ReLU would need none, but it turns NaN into 0.
+    of ours does both, in place. cuDNN's fused ReLU would need none, but it turns NaN into 0.
     """
     if not x.is_cuda:
         return conv3x3(x, weight, bias).relu_()
-    border = bias.to(accumulate_dtype(x.dtype)).expand(x.shape[0], 3, 3, -1).contiguous()
-    return getattr(torch.ops, namespace).border_relu(conv3x3(x, weight), border)
+    out = conv3x3(x, weight)
+    getattr(torch.ops, namespace).bias_relu_(out, bias)
+    return out
 
 
 def conv3x3_backward(

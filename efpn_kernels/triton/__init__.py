@@ -41,6 +41,7 @@ KERNELS: tuple[Callable, ...] = (
     low_gate.low_gate,
     low_gate_backward.low_gate_backward,
     low_gate.border_relu,
+    low_gate.bias_relu_,
     low_gate_backward.border_sum,
     gate_apply.gate_apply,
     mask_apply.mask_apply,

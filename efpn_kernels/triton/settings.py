@@ -91,6 +91,7 @@ _SUM = {CONTIGUOUS: Limits(1024, 4096, 4), CHANNELS_LAST: Limits(256, 2048, 1)}
 DEFAULT: Table = {
     "context_add": _WIDE,
     "border_relu": _WIDE,
+    "bias_relu": _WIDE,
     "mask_apply": _WIDE,
     "gate_apply": _DEEP,
     "low_gate_fwd": _DEEP,
