@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -22,44 +24,101 @@ ENVIRONMENT_VARIABLE = "EFPN_KERNELS_BACKEND"
 PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 
 
-def _validated(name: str, source: str) -> str:
-    if name != "auto" and name not in BACKENDS:
-        raise ValueError(f"{source}: expected one of {('auto', *BACKENDS)}, got {name!r}")
-    return name
-
-
-_choice = _validated(os.environ.get(ENVIRONMENT_VARIABLE, "auto"), ENVIRONMENT_VARIABLE)
 _warned: set[tuple[str, str]] = set()
+
+
+class _Block:
+    """What a ``with`` block chose, or for no block the process; setters inside of it lie on top."""
+
+    withdrawn = False
+
+    def __init__(self, name: str, outer: _Block | use_backend | None = None) -> None:
+        self.name = name
+        self.outer = outer
+        self.block = self
+        self.depth = 0
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.top: _Block | use_backend | None = None  # outside of every block
+
+
+_thread = _Thread()
+# A wrong name is refused where it is used, so that `efpn doctor` can say so.
+_top: _Block | use_backend = _Block(os.environ.get(ENVIRONMENT_VARIABLE) or "auto")
+_lock = threading.Lock()
+_DEEPEST = 64
 
 
 class use_backend:
     """Choose the backend for all following calls, or inside a ``with`` block.
 
+    Calling it is enough: the choice holds at once, for every thread, or inside of a block until the
+    block ends. As a context manager it is no such setting any more, but holds inside of the block, for
+    this thread alone, and afterwards what held before. The object can be entered again.
+
     Args:
-        name: ``"auto"`` (the fastest that can run the tensors), ``"cpu"``, ``"cuda"``, ``"triton"``
-            or ``"reference"`` (plain PyTorch). An explicit choice that cannot run given tensors
-            makes the call raise ``RuntimeError`` with the reason.
+        name: ``"auto"`` (the first of ``PREFERENCE`` that can run the tensors), ``"cpu"``, ``"cuda"``,
+            ``"triton"`` or ``"reference"`` (plain PyTorch). An explicit choice that cannot run given
+            tensors makes the call raise ``RuntimeError`` with the reason.
 
     Raises:
         ValueError: for any other name.
     """
 
     def __init__(self, name: str) -> None:
-        global _choice
-        self.previous = _choice
-        _choice = _validated(name, "use_backend")
+        if name != "auto" and name not in BACKENDS:
+            raise ValueError(f"use_backend: expected one of {('auto', *BACKENDS)}, got {name!r}")
+        self.name = name
+        self.withdrawn = False
+        _one_at_a_time(self._set)
+
+    def _set(self) -> None:
+        global _top
+        below = _top if _thread.top is None else _thread.top
+        self.below, self.block, self.depth = below, below.block, below.depth + 1
+        if below.depth >= _DEEPEST:  # of settings that nobody will enter
+            below.below, below.depth, self.depth = below.block, 1, 2
+        if _thread.top is None:
+            _top = self
+        else:
+            _thread.top = self
+
+    def _withdraw(self) -> None:
+        global _top
+        self.withdrawn = True
+        _top = _in_force(_top)
 
     def __enter__(self) -> use_backend:
+        _one_at_a_time(self._withdraw)
+        outer = None if _thread.top is None else _in_force(_thread.top)
+        _thread.top = _Block(self.name, outer)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        global _choice
-        _choice = self.previous
+        outer = _thread.top.block.outer
+        _thread.top = None if outer is None else _in_force(outer)
+
+
+def _one_at_a_time(change: Callable[[], None]) -> None:
+    if torch.compiler.is_compiling():  # a compiler cannot follow a lock, and holds its own
+        change()
+        return
+    with _lock:
+        change()
+
+
+def _in_force(setting: _Block | use_backend) -> _Block | use_backend:
+    while setting.withdrawn:
+        setting = setting.below
+    return setting
 
 
 def current_backend() -> str:
-    """The name last given to :class:`use_backend`, or ``"auto"``."""
-    return _choice
+    """The choice that holds here: a name of :class:`use_backend`."""
+    setting = _thread.top
+    return _top.name if setting is None else setting.name
 
 
 def refusal(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -68,7 +127,9 @@ def refusal(backend: str, device: torch.device, dtype: torch.dtype) -> str | Non
         return None
     if dtype not in DTYPES:
         return f"dtype {dtype} is not one of {', '.join(str(d) for d in DTYPES)}"
-    library = getattr(_libraries, backend.upper())
+    library = getattr(_libraries, backend.upper(), None)
+    if library is None:  # only the environment can bring another name here
+        return f"{ENVIRONMENT_VARIABLE}: expected one of {('auto', *BACKENDS)}, got {backend!r}"
     if backend == "triton":
         if not library.loaded:
             return library.problem
@@ -147,18 +208,19 @@ def explain(*arguments: str | Tensor) -> Explanation:
     described = ", ".join(f"{list(t.shape)} {t.dtype} on {t.device}" for t in tensors)
     refused: dict[str, str] = {}
     chosen = None
-    candidates = _candidates(device) if _choice == "auto" else (_choice,)
+    choice = current_backend()
+    candidates = _candidates(device) if choice == "auto" else (choice,)
     for backend in (*candidates, *(b for b in BACKENDS if b not in candidates)):
         reason = refusal(backend, device, dtype)
         if reason is not None:
             refused[backend] = reason
         elif backend not in candidates:
-            refused[backend] = f"{_choice!r} was chosen"
+            refused[backend] = f"{choice!r} was chosen"
         elif chosen is None:
             chosen = backend
         else:
             refused[backend] = f"{chosen} is preferred"
-    return Explanation(operator, described, _choice, chosen, refused)
+    return Explanation(operator, described, choice, chosen, refused)
 
 
 def _candidates(device: torch.device) -> tuple[str, ...]:
@@ -171,11 +233,12 @@ def choose(x: Tensor) -> str:
     Raises:
         RuntimeError: if an explicitly chosen backend cannot run, with the reason.
     """
-    if _choice != "auto":
-        reason = refusal(_choice, x.device, x.dtype)
+    choice = current_backend()
+    if choice != "auto":
+        reason = refusal(choice, x.device, x.dtype)
         if reason is not None:
-            raise RuntimeError(f"backend {_choice!r} cannot run here: {reason}")
-        return _choice
+            raise RuntimeError(f"backend {choice!r} cannot run here: {reason}")
+        return choice
     for backend in PREFERENCE.get(x.device.type, ()):
         if refusal(backend, x.device, x.dtype) is None:
             return backend

@@ -75,7 +75,10 @@ def report() -> str:
         command = remedy(library)
         if command is not None:
             lines.append(f"  {'':10} to mend it: {command}")
-    lines += ["", f"Backends (choice: {backends.current_backend()})"]
+    choice = backends.current_backend()
+    lines += ["", f"Backends (choice: {choice})"]
+    if choice not in ("auto", *backends.BACKENDS):
+        lines.append(f"  {backends.refusal(choice, torch.device('cpu'), torch.float32)}")
     for device_type in ("cpu", "cuda"):
         if device_type == "cuda" and not torch.cuda.is_available():
             continue

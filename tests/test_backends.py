@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -49,6 +51,116 @@ def test_context_is_left_by_an_exception_too() -> None:
     assert current_backend() == "auto"
 
 
+def test_an_object_is_entered_again_and_inside_of_itself() -> None:
+    reference = use_backend("reference")
+    assert current_backend() == "reference", "a setter until it is entered"
+    for _ in range(2):
+        with reference:
+            assert current_backend() == "reference"
+            with use_backend("cpu"), reference:
+                assert current_backend() == "reference"
+            assert current_backend() == "reference"
+        assert current_backend() == "auto"
+
+
+def test_made_first_entered_later() -> None:
+    reference = use_backend("reference")
+    use_backend("cpu")
+    with reference:
+        assert current_backend() == "reference"
+    assert current_backend() == "cpu"
+
+
+def test_several_made_beforehand() -> None:
+    contexts = [use_backend(name) for name in ("reference", "cpu", "triton")]
+    for context in contexts:
+        with context:
+            assert current_backend() == context.name
+    assert current_backend() == "auto"
+
+
+def test_a_setter_inside_of_a_block_ends_with_it() -> None:
+    with use_backend("reference"):
+        use_backend("cpu")
+        assert current_backend() == "cpu"
+        with use_backend("auto"):
+            assert current_backend() == "auto"
+        assert current_backend() == "cpu"
+    assert current_backend() == "auto"
+
+
+def in_a_thread(function: Callable[[], object]) -> object:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+def test_a_block_is_of_one_thread() -> None:
+    with use_backend("reference"):
+        assert in_a_thread(current_backend) == "auto"
+    in_first, in_second = threading.Event(), threading.Event()
+
+    def first() -> str:
+        with use_backend("reference"):
+            in_first.set()
+            assert in_second.wait(60)
+            return current_backend()
+
+    def second() -> str:
+        assert in_first.wait(60)
+        with use_backend("cpu"):
+            in_second.set()
+            other.result()
+            return current_backend()
+
+    with ThreadPoolExecutor(2) as pool:
+        other = pool.submit(first)
+        assert pool.submit(second).result() == "cpu"
+        assert other.result() == "reference"
+    assert in_a_thread(current_backend) == current_backend() == "auto"
+
+
+def test_a_setter_is_of_the_process() -> None:
+    """Asked in a thread that is in no block, as the fixture's is."""
+    assert in_a_thread(lambda: (use_backend("reference"), current_backend())[1]) == "reference"
+    try:
+        assert in_a_thread(current_backend) == "reference"
+        assert current_backend() == "auto", "inside of the fixture's block"
+    finally:
+        in_a_thread(lambda: use_backend("auto"))
+
+
+def test_many_threads_leave_nothing_behind() -> None:
+    """Entering takes back what constructing has set, also if another thread came between."""
+    names = ("reference", "cpu", "triton", "cuda")
+
+    def work(i: int) -> bool:
+        name = names[i % len(names)]
+        right = True
+        for _ in range(500):
+            with use_backend(name):
+                right &= current_backend() == name
+        return right
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(work, range(8)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert in_a_thread(current_backend) == "auto"
+
+
+def test_setting_it_again_and_again_keeps_little() -> None:
+    for name in ("reference", "cpu") * 1000:
+        use_backend(name)
+    kept, setting = 0, backends._thread.top
+    while setting is not setting.block:
+        kept, setting = kept + 1, setting.below
+    assert kept < 100
+    assert current_backend() == "cpu"
+
+
 @pytest.mark.parametrize("name", ["gpu", "CPU", "", None])
 def test_unknown_name(name: str) -> None:
     with pytest.raises(ValueError, match=r"use_backend: .*'auto'.*'triton'") as caught:
@@ -63,11 +175,25 @@ def test_environment_variable() -> None:
     assert (result.returncode, result.stdout.strip()) == (0, "reference"), result.stderr
 
 
+def test_an_empty_environment_variable_is_none() -> None:
+    code = "import efpn_kernels; print(efpn_kernels.current_backend())"
+    result = run_python(code, EFPN_KERNELS_BACKEND="")
+    assert (result.returncode, result.stdout.strip()) == (0, "auto"), result.stderr
+
+
 def test_environment_variable_with_an_unknown_name() -> None:
-    result = run_python("import efpn_kernels", EFPN_KERNELS_BACKEND="fast")
+    """Every call raises, but importing does not: `efpn doctor` has to say what is wrong."""
+    code = "import torch, efpn_kernels as e; x = torch.ones(1, 2, 3, 3); e.CEM(2, 2)(x, x)"
+    result = run_python(code, EFPN_KERNELS_BACKEND="fast")
     assert result.returncode != 0
     assert "EFPN_KERNELS_BACKEND: expected one of" in result.stderr
     assert "'fast'" in result.stderr
+    code = "from efpn_kernels.cli import main; main(['doctor'])"
+    result = run_python(code, EFPN_KERNELS_BACKEND="fast")
+    assert result.returncode == 0, result.stderr
+    assert "EFPN_KERNELS_BACKEND: expected one of" in result.stdout
+    code = "import torch, efpn_kernels as e; e.use_backend('auto'); print(e.explain(torch.ones(1)))"
+    assert run_python(code, EFPN_KERNELS_BACKEND="fast").returncode == 0
 
 
 @pytest.mark.parametrize("name", ["cuda", "triton"])
