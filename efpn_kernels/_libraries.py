@@ -73,14 +73,17 @@ def _load_triton() -> Library:
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if torch.version.cuda is None and torch.version.hip is None and not interpreted:
         return Library("triton", f"torch {torch.__version__} is neither a CUDA nor a ROCm build")
-    import triton
+    try:
+        import triton
 
-    if version_tuple(triton.__version__) < MINIMUM_TRITON:
-        wanted = ".".join(map(str, MINIMUM_TRITON))
-        return Library("triton", f"needs Triton >= {wanted}, found {triton.__version__}")
-    from . import triton as kernels
+        if version_tuple(triton.__version__) < MINIMUM_TRITON:
+            wanted = ".".join(map(str, MINIMUM_TRITON))
+            return Library("triton", f"needs Triton >= {wanted}, found {triton.__version__}")
+        from . import triton as kernels
 
-    kernels.register(LIBRARIES["efpn_triton"])
+        kernels.register(LIBRARIES["efpn_triton"])
+    except Exception as error:  # of any kind: a driver that is missing, a file that is damaged
+        return Library("triton", f"Triton did not load: {type(error).__name__}: {error}")
     return Library("triton", None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -106,3 +107,20 @@ def test_the_package_works_without_its_library(tmp_path: Path, library: str) -> 
     assert str(tmp_path) in used.stdout
     assert "reference torch.Size([1, 2, 3, 4])" in used.stdout
     assert "runs plain PyTorch" in used.stderr
+
+
+@pytest.mark.parametrize("source", ["raise RuntimeError('no driver')", "__version__ = 'unknown'"])
+def test_a_triton_that_fails_is_a_reason(tmp_path: Path, source: str) -> None:
+    """Whatever it raises when imported: the package imports, and the report says it."""
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton" / "__init__.py").write_text(source)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import efpn_kernels.cli as c; c.main(['doctor'])"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Triton did not load: " in result.stdout
