@@ -80,7 +80,6 @@ __global__ void __launch_bounds__(256, 2)
     class_sums_last_kernel(const Body body, const MapSize size, const Strips strips,
                            const ClassPartials<A> out) {
   constexpr int U = 2;
-  __shared__ A shared[256 * V];
   const int64_t n = blockIdx.x / strips.count, s = blockIdx.x - n * strips.count;
   const int64_t begin = strips.begin(s), pixels = (strips.end(s) - begin) * strips.W;
   const int cy = border_class(begin, strips.H);
@@ -115,18 +114,10 @@ __global__ void __launch_bounds__(256, 2)
     }
   }
   const int thread = threadIdx.y * blockDim.x + threadIdx.x;
-  const int columns = blockDim.x * V;
-  const int64_t first = int64_t(blockIdx.y) * columns;
+  __shared__ ThreadVectors<A, V> shared;
+  const int64_t first = int64_t(blockIdx.y) * blockDim.x * V;
   const auto reduce = [&](const Vec<A, V>& sum, A* to) {
-    __syncthreads();
-#pragma unroll
-    for (int v = 0; v < V; ++v) shared[thread * V + v] = sum[v];
-    __syncthreads();
-    for (int k = thread; k < columns && first + k < size.C; k += 256) {
-      A total = shared[k];
-      for (int y = 1; y < blockDim.y; ++y) total += shared[y * columns + k];
-      to[first + k] = total;
-    }
+    sum_rows(shared, sum, blockDim.x, thread, size.C - first, to + first);
   };
 #pragma unroll
   for (int k = 0; k < 3; ++k) {
@@ -135,11 +126,11 @@ __global__ void __launch_bounds__(256, 2)
   if (out.channels) reduce(sums.channel, out.channels + int64_t(blockIdx.x) * size.C);
   if (out.pixels && blockIdx.y == 0) {
     __syncthreads();
-    if (threadIdx.x == 0) shared[threadIdx.y] = sums.pixel;
+    if (threadIdx.x == 0) shared.values[threadIdx.y] = sums.pixel;
     __syncthreads();
     if (thread == 0) {
-      A total = shared[0];
-      for (int y = 1; y < blockDim.y; ++y) total += shared[y];
+      A total = shared.values[0];
+      for (int y = 1; y < blockDim.y; ++y) total += shared.values[y];
       out.pixels[blockIdx.x] = total;
     }
   }

@@ -21,6 +21,31 @@ inline int lanes_for(int64_t vectors, int most) {
   return lanes;
 }
 
+// Vectors of the 256 threads of a block. Element v of thread t lies at v * kStride + t, and the rows are
+// padded: neither neighbouring threads nor neighbouring channels meet in a bank.
+template <class A, int V>
+struct ThreadVectors {
+  static constexpr int kStride = 256 + 128 / (V * int(sizeof(A)));
+  A values[V * kStride];
+};
+
+// to[k] = the sum of channel k over the block's rows of `lanes` threads, for k < lanes V and k < channels.
+template <class A, int V>
+__device__ __forceinline__ void sum_rows(ThreadVectors<A, V>& shared, const Vec<A, V>& x, int lanes,
+                                         int thread, int64_t channels, A* to) {
+  constexpr int kStride = ThreadVectors<A, V>::kStride;
+  __syncthreads();
+#pragma unroll
+  for (int v = 0; v < V; ++v) shared.values[v * kStride + thread] = x[v];
+  __syncthreads();
+  for (int k = thread; k < lanes * V && k < channels; k += 256) {
+    const A* row = shared.values + k % V * kStride + k / V;
+    A total = row[0];
+    for (int t = lanes; t < 256; t += lanes) total += row[t];
+    to[k] = total;
+  }
+}
+
 // Calls body.load(at) and body.apply(at, loaded, channel, sum) for every vector; sum collects each
 // channel's terms, channel is what body.channel loads for a thread's channels.
 // partial[n, strip, c] gets the sums over a strip of pixels.
@@ -30,7 +55,6 @@ __global__ void __launch_bounds__(256, 2)
     channel_sums_kernel(const Body body, const MapSize size, const int64_t strip,
                         const unsigned strips, A* __restrict__ partial) {
   constexpr int U = sizeof(typename Body::Loaded) > 48 ? 2 : 4;
-  __shared__ A shared[256 * V];
   const int64_t n = blockIdx.x / strips, s = blockIdx.x - n * strips;
   const int64_t begin = s * strip;
   const int64_t end = begin + strip < size.P ? begin + strip : size.P;
@@ -61,17 +85,11 @@ __global__ void __launch_bounds__(256, 2)
   }
   A* out = partial + int64_t(blockIdx.x) * size.C;
   if constexpr (channels_last) {
-#pragma unroll
-    for (int i = 0; i < V; ++i) shared[thread * V + i] = sum[i];
-    __syncthreads();
-    const int columns = blockDim.x * V;
-    const int64_t first = int64_t(blockIdx.y) * columns;
-    for (int k = thread; k < columns && first + k < size.C; k += 256) {
-      A total = shared[k];
-      for (int y = 1; y < blockDim.y; ++y) total += shared[y * columns + k];
-      out[first + k] = total;
-    }
+    __shared__ ThreadVectors<A, V> shared;
+    const int64_t first = int64_t(blockIdx.y) * blockDim.x * V;
+    sum_rows(shared, sum, blockDim.x, thread, size.C - first, out + first);
   } else {
+    __shared__ A shared[256 / kWarp];
     A total[1] = {sum[0]};
 #pragma unroll
     for (int i = 1; i < V; ++i) total[0] += sum[i];

@@ -76,14 +76,16 @@ __global__ void __launch_bounds__(256, 2)
     gate_bwd_last_kernel(const GateBackward<T> a, const int lanes) {
   using A = Acc<T>;
   constexpr int U = J == 1 ? 4 : 1;
-  __shared__ A shared[256 * V];
+  __shared__ ThreadVectors<A, V> shared;
   const int lane = threadIdx.x % lanes, group = threadIdx.x / lanes, groups = 256 / lanes;
   const int64_t n = blockIdx.x / a.strips, begin = (blockIdx.x - n * a.strips) * a.strip;
   const int64_t end = begin + a.strip < a.P ? begin + a.strip : a.P;
   Vec<A, V> sums[J];
-  At at{n, 0, 0, 0};
+  At at{n, int64_t(lane) * V, 0, 0};
 #pragma unroll
   for (int j = 0; j < J; ++j) sums[j] = fill<A, V>(A(0));
+  Vec<A, V> g = fill<A, V>(A(0));  // with one vector a lane it stays for all pixels
+  if (J == 1 && at.c < a.C) g = context_at<true, V>(a.context, at, a.C);
   // Every lane of a warp takes part in its sums: the loop runs by blocks, not by groups.
   for (int64_t base = begin; base < end; base += int64_t(groups) * U) {
     Storage<T, V> grad_x[U][J], p_low[U][J];
@@ -105,7 +107,7 @@ __global__ void __launch_bounds__(256, 2)
     for (int j = 0; j < J; ++j) {
       at.c = int64_t(j * lanes + lane) * V;
       if (at.c >= a.C) continue;
-      const Vec<A, V> g = context_at<true, V>(a.context, at, a.C);
+      if (J > 1) g = context_at<true, V>(a.context, at, a.C);
 #pragma unroll
       for (int u = 0; u < U; ++u) {
         if (base + u * groups + group >= end) continue;
@@ -127,18 +129,9 @@ __global__ void __launch_bounds__(256, 2)
   if (!a.partial) return;
 #pragma unroll
   for (int j = 0; j < J; ++j) {
-    __syncthreads();
-#pragma unroll
-    for (int v = 0; v < V; ++v) shared[threadIdx.x * V + v] = sums[j][v];
-    __syncthreads();
-    const int columns = lanes * V;
-    for (int k = threadIdx.x; k < columns; k += 256) {
-      const int64_t c = int64_t(j) * columns + k;
-      if (c >= a.C) break;
-      A total = shared[k];
-      for (int y = 1; y < groups; ++y) total += shared[y * columns + k];
-      a.partial[int64_t(blockIdx.x) * a.C + c] = total;
-    }
+    const int64_t first = int64_t(j) * lanes * V;
+    sum_rows(shared, sums[j], lanes, threadIdx.x, a.C - first,
+             a.partial + int64_t(blockIdx.x) * a.C + first);
   }
 }
 
