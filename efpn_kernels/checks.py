@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 
 import torch
 from torch import Tensor
@@ -156,6 +157,29 @@ def scalar_parameter(name: str, x: object, like: Tensor) -> None:
         raise ValueError(f"{name}: expected the device of pred ({like.device}), got {x.device}")
 
 
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float, numbers.Real))
+
+
+def average_factor(x: object, pred: Tensor) -> None:
+    """``avg_factor``: a number, or a tensor of one that can divide what is on the device of ``pred``."""
+    if not isinstance(x, Tensor):
+        if not _number(x):
+            raise TypeError(
+                f"avg_factor: expected a number or a tensor of one element, got {type(x).__name__}"
+            )
+        return
+    if x.numel() != 1:
+        raise ValueError(f"avg_factor: expected one element, got shape {tuple(x.shape)}")
+    if x.is_complex():
+        raise TypeError(f"avg_factor: expected a real number, got dtype {x.dtype}")
+    if x.device != pred.device and not (x.device.type == "cpu" and x.dim() == 0):
+        raise ValueError(
+            f"avg_factor: expected the device of pred ({pred.device}), or a tensor of no dimension "
+            f"on the CPU, got {x.device}"
+        )
+
+
 def loss(
     pred: Tensor,
     target: Tensor,
@@ -177,8 +201,10 @@ def loss(
         loss_weight(pred, weight)
     choice("form", form, FORMS)
     choice("reduction", reduction, REDUCTIONS)
-    if avg_factor is not None and reduction != "mean":
-        raise ValueError(f"avg_factor: expected reduction 'mean', got reduction {reduction!r}")
+    if avg_factor is not None:
+        average_factor(avg_factor, pred)
+        if reduction != "mean":
+            raise ValueError(f"avg_factor: expected reduction 'mean', got reduction {reduction!r}")
 
 
 def loss_weight(pred: Tensor, weight: Tensor) -> None:

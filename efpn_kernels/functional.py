@@ -148,7 +148,8 @@ def dc_loss(
         weight: broadcastable to ``pred``, not differentiable.
         form: ``"equation"`` (Eq. 9-10: L1 for small errors) or ``"text"`` (the gate turned round).
         reduction: ``"none"``, ``"mean"`` (of nothing: zero) or ``"sum"``.
-        avg_factor: with ``"mean"``: what to divide the sum by, instead of the number of elements.
+        avg_factor: with ``"mean"``: what to divide the sum by, instead of the number of elements: a
+            number or a tensor of one element, on the device of ``pred`` or a scalar on the CPU.
         loss_weight: factor on the result.
 
     Returns:
@@ -167,8 +168,8 @@ def dc_loss(
     if reduction == "mean":
         divisor = max(pred.numel(), 1) if avg_factor is None else avg_factor
         # A tensor stays on its device, since reading it would wait for the GPU; a compiled graph
-        # would be specialised to a number inside of the operator's scale.
-        if not isinstance(divisor, Tensor) and not torch.compiler.is_compiling():
+        # would be specialised to a number inside of the operator's scale; Python does not divide by 0.
+        if not isinstance(divisor, Tensor) and not torch.compiler.is_compiling() and divisor != 0:
             scale, divisor = scale / divisor, None
     if weight is not None:
         weight = weight.expand_as(pred).contiguous()
@@ -184,4 +185,4 @@ def dc_loss(
         scale,
         _wants_grad(pred, target, k, delta),
     )
-    return loss if divisor is None else loss / divisor
+    return loss if divisor is None else (loss / divisor).to(loss.dtype).reshape(())

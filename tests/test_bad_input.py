@@ -132,6 +132,13 @@ BAD_LOSSES: list[tuple[str, Change | Any, type[Exception], tuple[str, ...]]] = [
     ("weight", lambda x: x[None], ValueError, ("broadcasts", "(1, 33, 4)")),
     ("weight", lambda x: x.bool(), TypeError, ("floating-point", "torch.bool")),
     ("weight", lambda x: x.requires_grad_(), ValueError, ("requires_grad=False", "not different")),
+    ("avg_factor", "3", TypeError, ("number", "str")),
+    ("avg_factor", [3.0], TypeError, ("number", "list")),
+    ("avg_factor", 1j, TypeError, ("number", "complex")),
+    ("avg_factor", torch.tensor(1j), TypeError, ("real", "complex64")),
+    ("avg_factor", torch.ones(2), ValueError, ("one element", "(2,)")),
+    ("avg_factor", torch.ones(0), ValueError, ("one element", "(0,)")),
+    ("avg_factor", torch.ones(1, device="meta"), ValueError, ("device of pred", "got meta")),
     ("form", "printed", ValueError, ("('equation', 'text')", "'printed'")),
     ("reduction", "average", ValueError, ("('none', 'mean', 'sum')", "'average'")),
 ]

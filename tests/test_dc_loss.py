@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy
 import pytest
 import torch
 from accuracy import assert_accurate
@@ -110,3 +113,38 @@ def test_in_place_change_of_an_argument_before_backward_is_noticed(backend: Back
         assert "inplace" in str(error)
     else:
         assert got.equal(expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "factor",
+    [
+        0,
+        0.0,
+        -2.5,
+        7,
+        math.inf,
+        True,
+        numpy.float32(3),
+        numpy.int64(3),
+        torch.tensor(4.0, dtype=torch.float64),
+        torch.tensor(4),
+        torch.tensor([4.0]),
+        torch.tensor([[0.5]], dtype=torch.bfloat16),
+        torch.tensor(0.0),
+    ],
+    ids=str,
+)
+def test_average_factors(backend: Backend, dtype: torch.dtype, factor: float | Tensor) -> None:
+    """A scalar of pred's dtype, and what the reference gives: also for what torch divides by oddly."""
+    problem = loss_problem(LossCase((33, 4), dtype), backend.device)
+    if isinstance(factor, Tensor) and factor.dim():
+        factor = factor.to(backend.device)
+    problem.options["avg_factor"] = factor
+    ours, eager = problem.fused(), problem.eager()
+    assert ours["out"].shape == ()
+    assert ours["out"].dtype == dtype
+    tolerance = {"rtol": 2e-2, "atol": 1e-3} if dtype == torch.bfloat16 else {}
+    names = ["out"] if factor == 0 else list(eager)  # infinite gradients differ in their NaN
+    for name in names:
+        torch.testing.assert_close(ours[name], eager[name], **tolerance)

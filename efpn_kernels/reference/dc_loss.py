@@ -30,7 +30,8 @@ def dc_loss(
         form: ``"equation"`` is Eq. 9-10 as printed (L1 for small errors, L2 for large);
             ``"text"`` turns the gate round, as the paper's text and Fig. 6 describe.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
-        avg_factor: with ``"mean"``, divide the sum by this instead of the number of elements.
+        avg_factor: with ``"mean"``, divide the sum by this instead of the number of elements: a number
+            or a tensor of one element, whose dtype does not count.
 
     Returns:
         A scalar, or the shape of ``pred`` with ``reduction="none"``.
@@ -43,12 +44,13 @@ def dc_loss(
         loss = loss * weight
     if reduction == "none":
         return loss
+    total = loss.sum()
     if reduction == "sum":
-        return loss.sum()
+        return total
     if avg_factor is None:
         # The mean of nothing is zero here, as detection losses need it (no positive sample).
-        return loss.sum() / max(loss.numel(), 1)
-    return loss.sum() / avg_factor
+        return total / max(loss.numel(), 1)
+    return (total / avg_factor).to(total.dtype).reshape(())
 
 
 class DCLoss(nn.Module):
