@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import backends, checks, reference
 from .ops import dc_loss as dc_loss_operator
@@ -18,6 +19,17 @@ __all__ = ["cem", "dc_loss", "efpn_bs", "fbsm"]
 
 def _wants_grad(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _refuse_tangents(operator: str, *tensors: Tensor | None) -> None:
+    """Forward-mode differentiation knows nothing of the operators and would go on with zero."""
+    if forward_ad._current_level < 0:
+        return
+    if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        raise RuntimeError(
+            f"{operator}: forward-mode differentiation (jvp) is not supported; "
+            'run it through efpn_kernels.use_backend("reference")'
+        )
 
 
 def cem(p_low: Tensor, p_high: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -41,6 +53,7 @@ def cem(p_low: Tensor, p_high: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     backend = backends.choose(p_low)
     if backend == "reference":
         return reference.cem(p_low, p_high, weight, bias)
+    _refuse_tangents("cem", p_low, p_high, weight, bias)
     return call(
         backends.NAMESPACE[backend],
         "cem",
@@ -91,6 +104,7 @@ def fbsm(c_low: Tensor, p_high: Tensor, *parameters: Tensor) -> Tensor:
     backend = backends.choose(c_low)
     if backend == "reference":
         return reference.fbsm(c_low, p_high, *parameters)
+    _refuse_tangents("fbsm", c_low, p_high, *parameters)
     return _block(backend, c_low, p_high, (None, None), parameters)
 
 
@@ -122,6 +136,7 @@ def efpn_bs(
     backend = backends.choose(p_low)
     if backend == "reference":
         return reference.efpn_bs(p_low, p_high, project_weight, project_bias, *fbsm_parameters)
+    _refuse_tangents("efpn_bs", p_low, p_high, project_weight, project_bias, *fbsm_parameters)
     return _block(backend, p_low, p_high, (project_weight, project_bias), fbsm_parameters)
 
 
@@ -163,6 +178,7 @@ def dc_loss(
     if backend == "reference":
         loss = reference.dc_loss(pred, target, k, delta, weight, form, reduction, avg_factor)
         return loss_weight * loss
+    _refuse_tangents("dc_loss", pred, target, k, delta)
     scale = float(loss_weight)
     divisor = None
     if reduction == "mean":

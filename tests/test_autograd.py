@@ -19,7 +19,9 @@ from cases import (
 )
 from conftest import Backend
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from efpn_kernels import use_backend
 from efpn_kernels.reference import FORMS, REDUCTIONS
 
 TINY = {
@@ -102,6 +104,49 @@ def test_double_backward_raises(backend: Backend, name: str) -> None:
     with pytest.raises(RuntimeError, match="double backward"):
         grads = torch.autograd.grad(out.sum(), leaves, create_graph=True)
         torch.autograd.grad(sum(g.square().sum() for g in grads), leaves)
+
+
+@pytest.mark.parametrize("how", ["forward_ad", "func.jvp"])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_forward_mode_raises(backend: Backend, name: str, how: str) -> None:
+    """Whichever argument has the tangent; without one, and on the reference, the call goes on."""
+    problem = every_problem(backend.device)[name]
+    tensors = {n: x.detach() for n, x in problem.tensors.items()}
+    for one, x in tensors.items():
+        if one == "weight":
+            continue
+
+        def function(x: Tensor, one: str = one) -> Tensor:
+            return problem.functional(*(tensors | {one: x}).values(), **problem.options)
+
+        with pytest.raises(RuntimeError, match=r"forward-mode.*use_backend\(\"reference\"\)"):
+            if how == "func.jvp":
+                torch.func.jvp(function, (x,), (x,))
+            else:
+                with forward_ad.dual_level():
+                    function(forward_ad.make_dual(x, x))
+    with forward_ad.dual_level():
+        function(x)
+    with use_backend("reference"):
+        _, tangent = torch.func.jvp(function, (x,), (x,))
+    assert tangent.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_vmap_is_a_loop_and_func_grad_raises(backend: Backend, name: str) -> None:
+    """PyTorch runs an operator of a library once for each element, and refuses its gradient."""
+    problem = every_problem(backend.device)[name]
+    first, *rest = (x.detach() for x in problem.tensors.values())
+
+    def function(x: Tensor) -> Tensor:
+        return problem.functional(x, *rest, **problem.options)
+
+    batch = torch.stack([first, first + 1])
+    torch.testing.assert_close(
+        torch.func.vmap(function)(batch), torch.stack([function(x) for x in batch])
+    )
+    with pytest.raises(RuntimeError, match="functorch"):
+        torch.func.grad(lambda x: function(x).sum())(first)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

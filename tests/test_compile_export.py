@@ -203,6 +203,23 @@ def block_arguments(operator: str, name: str, layout: str, device: str) -> tuple
     return "efpn_bs", arguments
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_the_loss_trains_on_fake_tensors(backend: Backend, reduction: str) -> None:
+    """Nothing reads a value: memory is planned without any."""
+    problem = loss_problem(LossCase((33, 4), reduction=reduction, weight="full"), backend.device)
+    real = problem.fused()
+    mode = FakeTensorMode()
+    fakes = {
+        name: as_fake(mode, x.detach()).requires_grad_(x.requires_grad)
+        for name, x in problem.tensors.items()
+    }
+    with mode:
+        fake = problem._run(problem.functional, fakes, as_fake(mode, problem.grad_out))
+    assert {n: (x.shape, x.dtype) for n, x in fake.items()} == {
+        n: (x.shape, x.dtype) for n, x in real.items()
+    }
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", ["x2", "per_channel"])
 @pytest.mark.parametrize("operator", BLOCK_OPERATORS)

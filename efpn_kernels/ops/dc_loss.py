@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from . import operator
 from .kernels import accumulate_dtype
@@ -79,7 +80,11 @@ def _gradients(kernels: Any, ctx: Any, grad_loss: Tensor) -> tuple[Tensor, ...]:
         # A mean or a sum is mostly the root of the graph, where grad_loss is 1. On a CPU reading it
         # costs nothing and saves a pass over memory: the first backward hands its tensors out as
         # they are (as .data, since the receiver may accumulate into them), later ones recompute.
-        if not getattr(ctx, "handed_out", False) and grad_loss.item() == 1:
+        if (
+            not getattr(ctx, "handed_out", False)
+            and not is_fake(grad_loss)
+            and grad_loss.item() == 1
+        ):
             ctx.handed_out = True
             return tuple(g.data for g in saved[5:])
         grad_loss = grad_loss.expand_as(elements[0])
@@ -129,7 +134,11 @@ class _DCLoss(torch.autograd.Function):
 def dc_loss(namespace: str, *arguments: Any) -> Tensor:
     """Call ``namespace::dc_loss`` for its loss, by the shortest way that differentiates."""
     device_type = arguments[0].device.type
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(device_type):
+    if (
+        torch.compiler.is_compiling()
+        or torch.is_autocast_enabled(device_type)
+        or torch._C._are_functorch_transforms_active()
+    ):
         return getattr(torch.ops, namespace).dc_loss.default(*arguments)[0]
     return _DCLoss.apply(namespace, *arguments)
 
