@@ -227,6 +227,45 @@ def test_patch(backend: Backend) -> None:
     assert calls == ["hook"]
 
 
+HOOKS = {
+    "forward": lambda module, call: module.register_forward_hook(lambda *_: call()),
+    "forward_pre": lambda module, call: module.register_forward_pre_hook(lambda *_: call()),
+    "backward": lambda module, call: module.register_full_backward_hook(lambda *_: call()),
+    "backward_pre": lambda module, call: module.register_full_backward_pre_hook(lambda *_: call()),
+}
+
+
+@pytest.mark.parametrize("part", ["cem", "fbsm"])
+@pytest.mark.parametrize("hook", HOOKS)
+def test_hooks_on_the_parts_of_a_block_fire(backend: Backend, part: str, hook: str) -> None:
+    """One fused operator calls neither part: then both run one after the other."""
+    block, twin = twins("efpn_bs", backend.device)
+    patched = copy.deepcopy(twin)
+    calls = []
+    handles = [HOOKS[hook](getattr(m, part), lambda: calls.append(part)) for m in (block, patched)]
+    patch(patched)
+    inputs = maps(backend.device)
+    expected = gradients(twin, *inputs)
+    for count, module in enumerate((block, patched), 1):
+        torch.testing.assert_close(gradients(module, *inputs), expected, rtol=1e-4, atol=1e-4)
+        assert len(calls) == count
+    for handle in handles:
+        handle.remove()
+    gradients(block, *inputs)
+    assert len(calls) == 2
+
+
+def test_a_part_that_somebody_replaced_is_called(backend: Backend) -> None:
+    class Other(reference.CEM):
+        def forward(self, p_low: Tensor, p_high: Tensor) -> Tensor:
+            return p_low
+
+    block, _ = twins("efpn_bs", backend.device)
+    block.cem = Other(7, 6)
+    inputs = maps(backend.device)
+    torch.testing.assert_close(block(*inputs), block.fbsm(*inputs))
+
+
 def test_patch_is_idempotent() -> None:
     model = Detector()
     assert patch(model)
