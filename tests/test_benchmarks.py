@@ -76,3 +76,42 @@ def test_autograd_alone_hands_out_a_gradient_for_each_leaf() -> None:
     assert leaves == (pred,)
     gradients = torch.autograd.grad(alone(*leaves), (pred, *alone.parameters()))
     assert [g.shape for g in gradients] == [(5,), (), ()]
+
+
+def test_the_readme_has_the_measured_tables() -> None:
+    from benchmarks import readme_table
+
+    assert readme_table.main(["--check"]) == 0
+
+
+def test_the_readme_shows_what_auto_takes_and_losses_too() -> None:
+    """On a GPU ordinary calls stand beside replayed graphs, both of the first backend of `auto`."""
+    from benchmarks import readme_table
+    from benchmarks.records import FORWARD, OURS, Row
+    from efpn_kernels.backends import PREFERENCE
+
+    def row(variant: str, clock: str, milliseconds: float, ran_on: str | None = None) -> Row:
+        shape, cache = "AI-TOD 800x800, N=1", "cold" if clock == "graph" else "warm"
+        group = ("EFPNBS", shape, "bfloat16", FORWARD, cache, clock)
+        times = (milliseconds / 1e3,) * 4
+        return Row(*group, variant, "contiguous", ran_on, ran_on, *times, (), 1, None)
+
+    rows = []
+    for clock, eager, cuda, triton in (("events", 4, 5, 3), ("graph", 4, 2, 1)):
+        rows += [row("eager", clock, eager), row(OURS, clock, triton, "triton")]
+        rows += [row(OURS, clock, cuda, "cuda")]
+    environment = dict.fromkeys(
+        ("torch", "triton", "python", "efpn_kernels", "date", "commit"), "?"
+    )
+    environment |= {"device_type": "cuda", "device": "GPU"}
+    text = readme_table.device_table(readme_table.RESULTS / "gpu", environment, rows)
+    calls, graphs = text.split("**The kernels alone**")
+    assert "**Ordinary calls**" in calls
+    first = PREFERENCE["cuda"][0]
+    for part, speed_up, other in (
+        (calls, "0.80x", "triton 3 ms"),
+        (graphs, "2.00x", "triton 1 ms"),
+    ):
+        line = part.rstrip().splitlines()[-1]
+        for cell in (first, speed_up, other):
+            assert f" {cell} " in line
