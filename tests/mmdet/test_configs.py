@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
 pytest.importorskip("mmdet.registry")
 
+import mmdet
 from mmengine.config import Config
 from small_detectors import (
     CONFIGS,
@@ -18,6 +22,7 @@ from small_detectors import (
     small_config,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(
     str(path.relative_to(CONFIGS))
     for path in CONFIGS.glob("[!_]*/*.py")
@@ -78,3 +83,42 @@ def test_schedule_is_the_papers() -> None:
     assert config.train_cfg.max_epochs == 12
     assert config.param_scheduler[1].milestones == [8, 11]
     assert config.train_dataloader.batch_size == 2
+
+
+def blocks(readme: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", readme.read_text(), re.DOTALL)
+
+
+def test_the_readmes_config_builds_on_an_inherited_one(tmp_path: Path) -> None:
+    base = Path(mmdet.__file__).parent / ".mim/configs/_base_/models/faster-rcnn_r50_fpn.py"
+    snippet = next(text for text in blocks(ROOT / "README.md", "python") if "EFPNBSNeck" in text)
+    path = tmp_path / "config.py"
+    path.write_text(f"_base_ = [{str(base)!r}]\n{snippet}")
+    config = Config.fromfile(path)
+    config.model.backbone.init_cfg = None
+    detector = build(config.model)
+    assert type(detector.neck).__name__ == "EFPNBSNeck"
+    assert type(detector.roi_head.bbox_head.loss_bbox).__name__ == "DCLoss"
+
+
+@pytest.mark.parametrize("data", DATA_SETS)
+def test_the_readmes_options_move_every_split(data: str) -> None:
+    command = next(t for t in blocks(ROOT / "integration/README.md", "bash") if "ROOT=" in t)
+    config = Config.fromfile(CONFIGS / f"faster_rcnn/efpn_bs_{data}.py")
+    old = config.data_root
+    files = config.test_evaluator.ann_file.removeprefix(old)
+    words = command.replace("$ROOT", "/moved/").replace("$ANN", files).split()
+    options = dict(word.split("=") for word in words if "." in word and "=" in word)
+    config.merge_from_dict(options)
+    config.pop("data_root")
+    assert old not in config.pretty_text
+    assert config.pretty_text.count("/moved/") == 5
+
+
+def test_dc_loss_decays_in_no_config() -> None:
+    """Towards zero, whatever the errors are."""
+    for path in sorted(CONFIGS.glob("[!_]*/*.py")):
+        config = Config.fromfile(path)
+        keys = config.optim_wrapper.paramwise_cfg.custom_keys
+        assert {f"loss_bbox.{name}" for name in ("k", "delta")} <= set(keys), path
+        assert all(keys[f"loss_bbox.{name}"].decay_mult == 0 for name in ("k", "delta")), path
