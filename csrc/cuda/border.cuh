@@ -24,6 +24,23 @@ __device__ __forceinline__ Vec<A, V> border_at(const A* border, int64_t n, int64
   }
 }
 
+// The same where no pixel of the vector lies at an end of its row.
+template <bool channels_last, int V, class A>
+__device__ __forceinline__ Vec<A, V> inner_border(const A* border, int64_t n, int64_t c, int cy,
+                                                  int64_t C) {
+  const A* p = border + (n * 9 + cy * 3 + 1) * C + c;
+  if constexpr (channels_last) {
+    return load<V>(p);
+  } else {
+    return fill<A, V>(__ldg(p));
+  }
+}
+
+template <bool channels_last, int V>
+__device__ __forceinline__ bool inner_columns(int64_t x, int64_t W) {
+  return x > 0 && x + (channels_last ? 1 : V) < W;
+}
+
 // Whether a map with border classes can be accessed in full width.
 template <class T>
 bool wide_border_map(const Map& m, std::initializer_list<const void*> pointers) {
@@ -73,7 +90,7 @@ struct ClassSums {
 
 // Calls body.load(at) and body.apply(at, cy, x, loaded, of_channel, channel, pixel) for every vector: the
 // result is summed by border class; `channel` and `pixel` collect a sum for each channel and one over
-// pixels; of_channel is what body.channel loads for a thread's channels.
+// pixels; of_channel is what body.channel(at, cy) loads for a thread's channels.
 // grid: (N x strips, channel tiles). block: (channel vectors, pixels).
 template <int V, class A, class Body>
 __global__ void __launch_bounds__(256, 2)
@@ -86,7 +103,7 @@ __global__ void __launch_bounds__(256, 2)
   const int64_t c = (int64_t(blockIdx.y) * blockDim.x + threadIdx.x) * V;
   ClassSums<A, V> sums;
   if (c < size.C) {
-    const typename Body::Channel of_channel = body.channel({n, c, 0, 0});
+    const typename Body::Channel of_channel = body.channel({n, c, 0, 0}, cy);
     for (int64_t i = threadIdx.y; i < pixels; i += U * blockDim.y) {
       At at[U];
       typename Body::Loaded loaded[U];
@@ -154,7 +171,7 @@ __global__ void __launch_bounds__(256, 2)
   typename Body::Channel of_channel[K];
 #pragma unroll
   for (int k = 0; k < K; ++k) {
-    if (first + k < size.C) of_channel[k] = body.channel({n, first + k, 0, 0});
+    if (first + k < size.C) of_channel[k] = body.channel({n, first + k, 0, 0}, cy);
   }
   A sums[4 * K + 1] = {};  // left, middle, right, channel; and the sum over pixels
   for (int64_t i = int64_t(threadIdx.x) * V; i < pixels; i += 256 * V) {

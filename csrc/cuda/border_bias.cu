@@ -71,79 +71,99 @@ Tensor border_bias(const Tensor& context, const Tensor& weight, const Tensor& bi
   return border;
 }
 
-// grad_taps[n, d, t] = sum of grad_border over the classes whose tap t is inside; grad_bias[d] = sum of
-// grad_border over samples and classes. A thread for each d.
+// The sum of grad_border of channel d over the classes whose tap (ky, kx) is inside; of_channel holds the
+// nine classes.
 template <class A>
-__global__ void __launch_bounds__(kThreads)
-    border_taps_bwd_kernel(const A* grad_border, A* grad_taps, A* grad_bias, const int64_t N,
-                           const int64_t D, const int64_t H, const int64_t W) {
-  const int64_t d = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (d >= D) return;
-  A bias = 0;
-  for (int64_t n = 0; n < N; ++n) {
-    A taps[9] = {};
+__device__ __forceinline__ A tap_gradient(const A (&of_channel)[9], int ky, int kx, int64_t H,
+                                          int64_t W) {
+  A total = 0;
 #pragma unroll
-    for (int k = 0; k < 9; ++k) {
-      const A g = grad_border[(n * 9 + k) * D + d];
-      bias += g;
-#pragma unroll
-      for (int t = 0; t < 9; ++t) {
-        if (tap_inside(k / 3, t / 3, H) && tap_inside(k % 3, t % 3, W)) taps[t] += g;
-      }
-    }
-#pragma unroll
-    for (int t = 0; t < 9; ++t) grad_taps[(n * D + d) * 9 + t] = taps[t];
+  for (int k = 0; k < 9; ++k) {
+    if (tap_inside(k / 3, ky, H) && tap_inside(k % 3, kx, W)) total += of_channel[k];
   }
-  grad_bias[d] = bias;
+  return total;
 }
 
-// grad_weight[d, c, t] = sum over n of grad_taps[n, d, t] context[n, c].
-// grid: (weight tiles of one d, D).
 template <class A>
-__global__ void __launch_bounds__(kThreads)
-    border_weight_bwd_kernel(const A* grad_taps, const A* context, A* grad_weight,
-                             const WeightLayout layout, const int64_t N) {
-  const int64_t d = blockIdx.y, D = gridDim.y;
-  const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= layout.C * 9) return;
-  const bool taps_inner = layout.tap == 1 && layout.channel == 9;
-  const int64_t c = taps_inner ? i / 9 : i % layout.C;
-  const int t = int(taps_inner ? i - c * 9 : i / layout.C);
-  A total = 0;
-  for (int64_t n = 0; n < N; ++n) {
-    total += grad_taps[(n * D + d) * 9 + t] * context[n * layout.C + c];
-  }
-  grad_weight[layout.at(d, c, t)] = total;
+__device__ __forceinline__ void load_classes(A (&of_channel)[9], const A* grad_border, int64_t n,
+                                             int64_t d, int64_t D) {
+#pragma unroll
+  for (int k = 0; k < 9; ++k) of_channel[k] = __ldg(grad_border + (n * 9 + k) * D + d);
 }
 
 constexpr int kChunk = 16;  // of d
 
-// partial[n, chunk, c] = sum over the chunk's d and all taps of grad_taps[n, d, t] weight[d, c, t].
-// grid: (channel tiles, chunks, N). block: (32 channels, 4).
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    border_context_bwd_kernel(const Acc<T>* grad_taps, const T* weight, Acc<T>* partial,
-                              const WeightLayout layout, const int64_t D) {
+struct BorderBiasBackward {
+  const Acc<T>*grad_border, *context;
+  const T* weight;
+  Acc<T>*grad_weight, *grad_bias;
+  Acc<T>* partial;  // [N, chunks, C], of grad_context
+  WeightLayout layout;
+  int64_t N, D, H, W;
+  unsigned chunks, weight_tiles, channel_tiles;
+};
+
+// grad_weight[d, c, t] = sum over n of the tap's gradient times context[n, c], for a tile of one d's
+// weights; its first block also sums grad_bias[d].
+template <class T>
+__device__ __forceinline__ void border_weight_bwd(const BorderBiasBackward<T>& a, int64_t block) {
   using A = Acc<T>;
-  __shared__ A lanes[kThreads / kWarp][kWarp];
-  const int64_t c = int64_t(blockIdx.x) * kWarp + threadIdx.x, n = blockIdx.z;
-  A total = 0;
-  if (c < layout.C) {
+  const int64_t C = a.layout.C, d = block / a.weight_tiles, tile = block - d * a.weight_tiles;
+  const int64_t i = tile * kThreads + threadIdx.x;
+  const bool taps_inner = a.layout.tap == 1 && a.layout.channel == 9;
+  const int64_t c = taps_inner ? i / 9 : i % C;
+  const int t = int(taps_inner ? i - c * 9 : i / C);
+  A total = 0, bias = 0, of_channel[9];
+  for (int64_t n = 0; n < a.N; ++n) {
+    load_classes(of_channel, a.grad_border, n, d, a.D);
 #pragma unroll
-    for (int i = 0; i < kChunk * kWarp / kThreads; ++i) {
-      const int64_t d = int64_t(blockIdx.y) * kChunk + i * (kThreads / kWarp) + threadIdx.y;
-      if (d >= D) break;
+    for (int k = 0; k < 9; ++k) bias += of_channel[k];
+    if (i < C * 9) {
+      total += tap_gradient(of_channel, t / 3, t % 3, a.H, a.W) * a.context[n * C + c];
+    }
+  }
+  if (i < C * 9) a.grad_weight[a.layout.at(d, c, t)] = total;
+  if (i == 0) a.grad_bias[d] = bias;
+}
+
+// partial[n, chunk, c] = sum over the chunk's d and all taps of the tap's gradient times weight[d, c, t].
+// A warp takes 32 channels c and shares the chunk with the block's other warps.
+template <class T>
+__device__ __forceinline__ void border_context_bwd(const BorderBiasBackward<T>& a, int64_t block,
+                                                   Acc<T> (&lanes)[kThreads / kWarp][kWarp]) {
+  using A = Acc<T>;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int64_t rest = block / a.channel_tiles, C = a.layout.C;
+  const int64_t n = rest / a.chunks, chunk = rest - n * a.chunks;
+  const int64_t c = (block - rest * a.channel_tiles) * kWarp + lane;
+  A total = 0, of_channel[9];
+  if (c < C) {
+    for (int i = warp; i < kChunk; i += kThreads / kWarp) {
+      const int64_t d = chunk * kChunk + i;
+      if (d >= a.D) break;
+      load_classes(of_channel, a.grad_border, n, d, a.D);
 #pragma unroll
       for (int t = 0; t < 9; ++t) {
-        total += grad_taps[(n * D + d) * 9 + t] * widen(weight[layout.at(d, c, t)]);
+        total += tap_gradient(of_channel, t / 3, t % 3, a.H, a.W) *
+                 widen(a.weight[a.layout.at(d, c, t)]);
       }
     }
   }
-  lanes[threadIdx.y][threadIdx.x] = total;
+  lanes[warp][lane] = total;
   __syncthreads();
-  if (threadIdx.y != 0 || c >= layout.C) return;
-  for (int y = 1; y < kThreads / kWarp; ++y) total += lanes[y][threadIdx.x];
-  partial[(n * gridDim.y + blockIdx.y) * layout.C + c] = total;
+  if (warp != 0 || c >= C) return;
+  for (int w = 1; w < kThreads / kWarp; ++w) total += lanes[w][lane];
+  a.partial[rest * C + c] = total;
+}
+
+// One launch for both. grid: blocks of the context, then those of the weights.
+template <class T>
+__global__ void __launch_bounds__(kThreads) border_bias_bwd_kernel(const BorderBiasBackward<T> a) {
+  __shared__ Acc<T> lanes[kThreads / kWarp][kWarp];
+  const int64_t of_context = a.N * a.chunks * a.channel_tiles;
+  if (blockIdx.x < of_context) return border_context_bwd(a, blockIdx.x, lanes);
+  border_weight_bwd(a, blockIdx.x - of_context);
 }
 
 std::tuple<Tensor, Tensor, Tensor> border_bias_backward(const Tensor& grad_border,
@@ -157,21 +177,17 @@ std::tuple<Tensor, Tensor, Tensor> border_bias_backward(const Tensor& grad_borde
   Tensor grad_weight = stream.empty_strided_like(weight, acc);
   Tensor grad_bias = stream.empty({D}, acc);
   const int64_t chunks = ceil_div(D, kChunk);
-  Tensor grad_taps = stream.empty({N, D, 9}, acc);
   Tensor partial = stream.empty({N, chunks, C}, acc);
   dispatch(weight.scalar_type(), "border_bias_backward", [&](auto t) {
     using T = typename decltype(t)::type;
     using A = Acc<T>;
-    const WeightLayout layout(weight, C);
-    stream.launch(border_taps_bwd_kernel<A>, dim3(unsigned(ceil_div(D, kThreads))), dim3(kThreads),
-                  data<A>(grad_border), data<A>(grad_taps), data<A>(grad_bias), N, D, H, W);
-    stream.launch(border_weight_bwd_kernel<A>, dim3(unsigned(ceil_div(C * 9, kThreads)), unsigned(D)),
-                  dim3(kThreads), data<A>(grad_taps), data<A>(context), data<A>(grad_weight),
-                  layout, N);
-    stream.launch(border_context_bwd_kernel<T>,
-                  dim3(unsigned(ceil_div(C, kWarp)), unsigned(chunks), unsigned(N)),
-                  dim3(kWarp, kThreads / kWarp), data<A>(grad_taps), data<T>(weight),
-                  data<A>(partial), layout, D);
+    const int64_t weight_tiles = ceil_div(C * 9, kThreads), channel_tiles = ceil_div(C, kWarp);
+    const BorderBiasBackward<T> a{
+        data<A>(grad_border), data<A>(context),       data<T>(weight),  data<A>(grad_weight),
+        data<A>(grad_bias),   data<A>(partial),       WeightLayout(weight, C), N, D, H, W,
+        unsigned(chunks),     unsigned(weight_tiles), unsigned(channel_tiles)};
+    stream.launch(border_bias_bwd_kernel<T>,
+                  dim3(unsigned(N * chunks * channel_tiles + D * weight_tiles)), dim3(kThreads), a);
     sum_partials<A>(stream, {{data<A>(partial), data<A>(grad_context), N, chunks, C, chunks * C, C}});
   });
   return {grad_context, grad_weight, grad_bias};

@@ -22,13 +22,20 @@ struct BorderReLU {
   __device__ __forceinline__ Loaded load(const At& at) const {
     return load_raw<V>(conv + at.offset);
   }
-  using Channel = NoChannel;
-  __device__ __forceinline__ Channel channel(const At&) const { return {}; }
-  __device__ __forceinline__ void apply(const At& at, const Loaded& loaded, Channel) const {
+  // The constants of the inside, where nearly all pixels are.
+  using Channel = Vec<Acc<T>, V>;
+  __device__ __forceinline__ Channel channel(const At& at) const {
+    return inner_border<channels_last, V>(border, at.n, at.c, 1, C);
+  }
+  __device__ __forceinline__ void apply(const At& at, const Loaded& loaded,
+                                        const Channel& inner) const {
     const int64_t y = divide(at.p, W), x = at.p - y * W;
+    const int cy = border_class(y, H);
     Vec<Acc<T>, V> z = widen<V>(loaded);
-    const auto constant =
-        border_at<channels_last, V>(border, at.n, at.c, border_class(y, H), x, W, C);
+    Vec<Acc<T>, V> constant = inner;
+    if (cy != 1 || !inner_columns<channels_last, V>(x, W)) {
+      constant = border_at<channels_last, V>(border, at.n, at.c, cy, x, W, C);
+    }
 #pragma unroll
     for (int v = 0; v < V; ++v) z[v] = relu(z[v] + constant[v]);
     store(out + at.offset, z);
@@ -99,7 +106,7 @@ struct Identity {
   using Loaded = Storage<T, V>;
   __device__ __forceinline__ Loaded load(const At& at) const { return load_raw<V>(x + at.offset); }
   using Channel = NoChannel;
-  __device__ __forceinline__ Channel channel(const At&) const { return {}; }
+  __device__ __forceinline__ Channel channel(const At&, int) const { return {}; }
   __device__ __forceinline__ Vec<Acc<T>, V> apply(const At&, int, int64_t, const Loaded& loaded,
                                                   Channel, Vec<Acc<T>, V>&, Acc<T>&) const {
     return widen<V>(loaded);

@@ -77,9 +77,13 @@ __global__ void __launch_bounds__(kThreads)
   }
   const A bias = widen(a.gate_bias[0]);
 #pragma unroll
-  for (int u = 0; u < kPixels; ++u) {
-    const A total = warp_sum(dot[u], lanes);
-    if (lane == 0 && first + u < pixels) a.gate[first + u] = sigmoid(total + bias);
+  for (int u = 0; u < kPixels; ++u) dot[u] = warp_sum(dot[u], lanes);
+  // One store for all pixels of the group, where it has a lane for each.
+  for (int own = lane; own < kPixels; own += lanes) {
+    A total = dot[0];
+#pragma unroll
+    for (int u = 1; u < kPixels; ++u) total = own == u ? dot[u] : total;
+    if (first + own < pixels) a.gate[first + own] = sigmoid(total + bias);
   }
 }
 
@@ -167,21 +171,28 @@ struct LowGateBackward {
     for (int v = 0; v < V; ++v) in.grad_logit[v] *= g[v] * (A(1) - g[v]);
     return in;
   }
-  using Channel = Storage<T, channels_last ? V : 1>;
-  __device__ __forceinline__ Channel channel(const At& at) const {
-    return load_raw<channels_last ? V : 1>(gate_weight + at.c);
+  struct Channel {
+    Storage<T, channels_last ? V : 1> weight;
+    Vec<A, V> inner;  // constants of the pixels that lie at no end of a row
+  };
+  __device__ __forceinline__ Channel channel(const At& at, int cy) const {
+    return {load_raw<channels_last ? V : 1>(gate_weight + at.c),
+            inner_border<channels_last, V>(border, at.n, at.c, cy, D)};
   }
   // Writes grad_conv and returns it unrounded.
   __device__ __forceinline__ Vec<A, V> apply(const At& at, int cy, int64_t x, const Loaded& in,
-                                             const Channel& raw_weight, Vec<A, V>& grad_weight,
+                                             const Channel& channel, Vec<A, V>& grad_weight,
                                              A& grad_bias) const {
     const Vec<A, V> z = widen<V>(in.conv);
-    const Vec<A, V> constant = border_at<channels_last, V>(border, at.n, at.c, cy, x, W, D);
+    Vec<A, V> constant = channel.inner;
+    if (!inner_columns<channels_last, V>(x, W)) {
+      constant = border_at<channels_last, V>(border, at.n, at.c, cy, x, W, D);
+    }
     Vec<A, V> weight;
     if constexpr (channels_last) {
-      weight = widen<V>(raw_weight);
+      weight = widen<V>(channel.weight);
     } else {
-      weight = fill<A, V>(cuda::widen(raw_weight.v[0]));
+      weight = fill<A, V>(cuda::widen(channel.weight.v[0]));
     }
     Vec<A, V> grad;
 #pragma unroll

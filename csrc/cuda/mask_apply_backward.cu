@@ -81,11 +81,9 @@ __global__ void __launch_bounds__(256, 2)
   const int64_t n = blockIdx.x / a.strips, begin = (blockIdx.x - n * a.strips) * a.strip;
   const int64_t end = begin + a.strip < a.P ? begin + a.strip : a.P;
   Vec<A, V> sums[J];
-  At at{n, int64_t(lane) * V, 0, 0};
+  At at{n, 0, 0, 0};
 #pragma unroll
   for (int j = 0; j < J; ++j) sums[j] = fill<A, V>(A(0));
-  Vec<A, V> g = fill<A, V>(A(0));  // with one vector a lane it stays for all pixels
-  if (J == 1 && at.c < a.C) g = context_at<true, V>(a.context, at, a.C);
   // Every lane of a warp takes part in its sums: the loop runs by blocks, not by groups.
   for (int64_t base = begin; base < end; base += int64_t(groups) * U) {
     Storage<T, V> grad_x[U][J], p_low[U][J];
@@ -107,7 +105,8 @@ __global__ void __launch_bounds__(256, 2)
     for (int j = 0; j < J; ++j) {
       at.c = int64_t(j * lanes + lane) * V;
       if (at.c >= a.C) continue;
-      if (J > 1) g = context_at<true, V>(a.context, at, a.C);
+      // Read again for every few pixels: kept, it would cost eight registers, which spill.
+      const Vec<A, V> g = context_at<true, V>(a.context, at, a.C);
 #pragma unroll
       for (int u = 0; u < U; ++u) {
         if (base + u * groups + group >= end) continue;
