@@ -22,7 +22,8 @@ def launch(kernel: JITFunction, grid: tuple[int, ...], *args: object, **options:
 
     Triton's own launch derives the specialisation of every argument anew, which takes longer than most
     of these kernels run. Here what it compiled is looked up by what it specialises on: dtypes, 16-byte
-    alignment, and whether an integer is 1, a multiple of 16 or beyond 32 bits.
+    alignment, whether an integer is 1, a multiple of 16 or beyond 32 bits, and on AMD whether 32 bits
+    reach all of a tensor's storage.
 
     Args:
         kernel: the kernel.
@@ -35,7 +36,7 @@ def launch(kernel: JITFunction, grid: tuple[int, ...], *args: object, **options:
         kernel[grid](*args, **options)
         return
     device = tensor.get_device()
-    key = (id(kernel), device, *options.values(), *[specialization(a) for a in args])
+    key = (id(kernel), device, *options.values(), *[_specialization(a) for a in args])
     found = _compiled.get(key)
     if found is None:
         compiled = kernel[grid](*args, **options)
@@ -63,6 +64,17 @@ def specialization(argument: object) -> object:
     if isinstance(argument, int):
         return argument == 1, argument % 16 == 0, argument > 0x7FFFFFFF
     return type(argument)
+
+
+def specialization_on_amd(argument: object) -> object:
+    """The same and, of a tensor, whether its storage is within the reach of buffer instructions."""
+    if isinstance(argument, Tensor):
+        within_reach = argument.untyped_storage().nbytes() <= 0x7FFFFFFF
+        return *specialization(argument), within_reach
+    return specialization(argument)
+
+
+_specialization = specialization if torch.version.hip is None else specialization_on_amd
 
 
 class Tile(NamedTuple):
