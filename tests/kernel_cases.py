@@ -37,9 +37,11 @@ LEVELS: tuple[Shape, ...] = (
     (1, 6, 2, 3, 1, 9),
     (1, 16, 3, 2, 2, 2),
     (1, 36, 3, 3, 11, 10),
+    (1, 4, 12, 4, 45, 26),
+    (1, 2, 12, 13, 7, 5),
     (0, 4, 2, 2, 4, 4),
 )
-"""``N, D, h, w, H, W``: x8, sizes that do not divide, identity, downsampling, one-pixel axes."""
+"""``N, D, h, w, H, W``: x8, sizes that do not divide, identity, downsampling, one-pixel axes, strips."""
 
 POOLS: tuple[tuple[Shape, int], ...] = (
     ((1, 3, 1, 1), 2),

@@ -78,6 +78,12 @@ ROW_SEGMENTS = 4
 REDUCTION_PROGRAMS = 2048
 """At most so many partial sums, for each channel block, in the first stage of a reduction."""
 
+UPSAMPLED_PROGRAMS = 256
+"""At most so many programs, over all images, in the high gate's backward, if its walks can be longer."""
+
+UPSAMPLED_WALK = 40
+"""At most so many low-resolution rows in one of them: longer ones save next to nothing."""
+
 ROW_GROUP = 256
 """Rows that one program of a second stage adds up, where there are many."""
 
@@ -112,19 +118,19 @@ DEFAULT: Table = {
         CHANNELS_LAST: Limits(8, 2048, 4, across=256),
     },
     # The maps of the high gate's first stage lie like channels_last ones, whatever the format.
-    "upsampled_rows_fwd": {CHANNELS_LAST: Limits(256, 1024, 4)},
-    "upsampled_rows_bwd": {
-        CONTIGUOUS: Limits(32, 256, 4, across=8),
-        CHANNELS_LAST: Limits(256, 2048, 4, across=8),
-    },
+    "upsampled_rows_fwd": {CHANNELS_LAST: Limits(256, 256, 1, walk=10)},
+    "upsampled_rows_bwd": {CHANNELS_LAST: Limits(128, 512, 1, walk=2)},
     # All channels in one program; those of a 200 x 200 image are then resident at once on an H200.
     "upsampled_fwd_gated": {CHANNELS_LAST: Limits(8192, 256, 32, walk=20, per_warp=256)},
     "upsampled_fwd": {
         CONTIGUOUS: Limits(32, 1024, 8, walk=20, per_warp=128),
         CHANNELS_LAST: Limits(256, 512, 4, walk=20, per_warp=128),
     },
-    "upsampled_bwd_gated": {CHANNELS_LAST: Limits(256, 1024, 4)},
-    "upsampled_bwd": {CONTIGUOUS: Limits(32, 1024, 4), CHANNELS_LAST: Limits(256, 1024, 4)},
+    "upsampled_bwd_gated": {CHANNELS_LAST: Limits(256, 1024, 4, walk=5)},
+    "upsampled_bwd": {
+        CONTIGUOUS: Limits(32, 1024, 4, walk=5),
+        CHANNELS_LAST: Limits(256, 1024, 4, walk=5),
+    },
     "fuse_bwd": {ANY: Block(1, 256)},
     "row_sum": {ANY: Block(256, 16)},
     "split_sum": {ANY: Block(256, 16)},

@@ -4,23 +4,28 @@
 ``x + kx - 1`` and ``Y_ky`` at ``y + ky - 1``. They are separable, so there are two stages:
 
 1. rows ``[N, h, 3, W, D]``: for each low-resolution row and ky, the three X_kx summed;
-2. A from six rows: a program walks down its columns and holds the rows in registers, loading two more
-   only where one of the three taps enters the next low-resolution row.
+2. A from six rows.
 
-Reading nine taps of four corners for every pixel would be 1.5 GB through L2 at D = 256 and 200 x 200;
-the two stages read 0.1 GB. Nothing of D x H x W is stored. The adjoints gather: each low-resolution row
-(then column) collects from the pixels that read it, in a fixed order, recomputing A.
+Reading nine taps of four corners for every pixel would be 1.5 GB through L2 at D = 256 and 200 x 200.
+Both stages walk instead, along x, then down the columns, with what the taps lie between in registers
+(``upsampled_walk``). Nothing of D x H x W is stored. The adjoints gather: each low-resolution row (then
+column) collects from the pixels that read it, in a fixed order, recomputing A. The second stage's is a walk
+as well, over a strip of rows: the image rows at its ends are seen by two strips, all others by one.
 
-At taps ``[1, 25, 25, 9, 256]`` to 200 x 200 on an H200 (4.3 TB/s, L2 about 5.5 TB/s, 50 MB):
+At taps ``[1, 25, 25, 9, 256]`` to 200 x 200 on an H200 (4.3 TB/s, L2 about twice that, 60 TFLOP/s), counted
+by ``benchmarks/triton_count`` over all programs, and the longer of the times for requests to L2 and operations:
 
-======================  ==========================================  ===========  =======
-kernel                  bytes (all of them fit L2)                  operations   time
-======================  ==========================================  ===========  =======
-rows, forward           read 5.8 MB, write 15.4 MB                  23 M         4 us
-columns, forward        read 43 MB (rows, 2.8 times), write 0.2 MB  90 M         8 us
-columns, backward       read 92 MB, write 15.4 MB                   330 M        20 us
-rows, backward          read 35 MB, write 5.8 MB                    40 M         8 us
-======================  ==========================================  ===========  =======
+======================  =================  ==========  =======
+kernel                  bytes, requested   operations  time
+======================  =================  ==========  =======
+rows, forward           21 MB, 29 MB       42 M        3.4 us
+columns, forward        16 MB, 28 MB       154 M       3.2 us
+columns, backward       32 MB, 44 MB       373 M       6.2 us
+rows, backward          21 MB, 41 MB       63 M        4.8 us
+======================  =================  ==========  =======
+
+The walks are not measured; before them, the forward took 23 us and the backward 86 us. Interpolating along y
+first would need no rows in memory: on paper 31 MB in one launch, but 250 M operations in the forward.
 """
 
 from __future__ import annotations
@@ -33,45 +38,68 @@ from torch import Tensor
 from . import settings
 from .launch import Tile, cdiv, is_channels_last, launch, tile_of
 from .settings import CHANNELS_LAST, CONTIGUOUS, Limits
-from .tile import map_tile, relu, sigmoid, tap_weights
+from .tile import map_tile, relu, sigmoid
+from .upsampled_walk import (
+    first_sources,
+    last_sample,
+    next_source,
+    source_weights,
+    start_walk,
+    walk_to,
+)
 
 
 @triton.jit
 def upsampled_rows_fwd_kernel(
-    taps_ptr, rows_ptr, w, W, D, PIXELS: tl.constexpr, CHANNELS: tl.constexpr
+    taps_ptr,
+    rows_ptr,
+    count,
+    w,
+    W,
+    D,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    JUMPS: tl.constexpr,
 ):
-    """rows ``[N h, 3, W, D]``: for each ky, taps ``[N h, w, 9, D]`` interpolated in x and summed over kx."""
-    ACC: tl.constexpr = rows_ptr.dtype.element_ty
-    row = tl.program_id(0) // 3
-    ky = tl.program_id(0) % 3
-    x = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
-    d = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
-    inside = (x < W)[:, None] & (d < D)[None, :]
-    low = taps_ptr + row.to(tl.int64) * w * 9 * D + d[None, :]
-    total = tl.zeros([PIXELS, CHANNELS], ACC)
-    for kx in tl.static_range(3):
-        j0, j1, w0, w1 = tap_weights(x + kx - 1, w, W, ACC)
-        tap = 3 * ky + kx
-        near = tl.load(low + (j0 * 9 + tap)[:, None] * D, inside, other=0.0)
-        far = tl.load(low + (j1 * 9 + tap)[:, None] * D, inside, other=0.0)
-        total += w0[:, None] * near + w1[:, None] * far
-    out = rows_ptr + tl.program_id(0).to(tl.int64) * W * D
-    tl.store(out + x[:, None] * D + d[None, :], total, inside)
+    """rows ``[N h 3, W, D]``: for each ky, taps ``[N h, w, 9, D]`` interpolated in x and summed over kx.
 
-
-@triton.jit
-def tap_row(row_ptr, stride, inside, near, far, loaded, total, i0, w0, w1, h):
-    """Adds one ky's share of A to total: the two low-resolution rows around the position of its tap.
-
-    They stay in registers until the position enters another row; moving on by one loads only one.
+    A program walks along COLUMNS columns of ROWS of the ``count`` rows.
     """
-    if i0 != loaded:
-        if i0 == loaded + 1:  # noqa: SIM108 - a branch, not a select
-            near = far
-        else:
-            near = tl.load(row_ptr + i0 * stride, inside, other=0.0)
-        far = tl.load(row_ptr + tl.minimum(i0 + 1, h - 1) * stride, inside, other=0.0)
-    return near, far, i0, total + w0 * near + w1 * far
+    ACC: tl.constexpr = rows_ptr.dtype.element_ty
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    x0 = tl.program_id(1) * COLUMNS
+    d = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = (row < count)[:, None] & (d < D)[None, :]
+    row = row.to(tl.int64)
+    tile = ((row // 3 * w * 9 + row % 3 * 3) * D)[:, None] + d[None, :]
+    out = (row * W * D)[:, None] + d[None, :]
+    step = tl.cast(9, tl.int64) * D
+    end = tl.minimum(x0 + COLUMNS, W)
+    # Sources of the positions x - 1, x and x + 1 of the three taps; each is computed once.
+    i0, i1, i2, remainder, u0, v0, u1, v1 = first_sources(x0, w, W, ACC)
+    at0, at1, at2 = i0, i1, i2
+    tap0, last0 = taps_ptr, last_sample(end - 2, w, W)
+    tap1, last1 = tap0 + D, last_sample(end - 1, w, W)
+    tap2, last2 = tap1 + D, last_sample(end, w, W)
+    near0, far0, ahead0 = start_walk(tap0, step, tile, inside, at0, last0)
+    near1, far1, ahead1 = start_walk(tap1, step, tile, inside, at1, last1)
+    near2, far2, ahead2 = start_walk(tap2, step, tile, inside, at2, last2)
+    for x in range(x0, end):
+        i2, remainder = next_source(i2, remainder, w, W, JUMPS)
+        u2, v2 = source_weights(x + 1, i2, remainder, w, W, ACC)
+        at0, near0, far0, ahead0 = walk_to(
+            i0, at0, near0, far0, ahead0, tap0, step, tile, inside, last0, JUMPS
+        )
+        at1, near1, far1, ahead1 = walk_to(
+            i1, at1, near1, far1, ahead1, tap1, step, tile, inside, last1, JUMPS
+        )
+        at2, near2, far2, ahead2 = walk_to(
+            i2, at2, near2, far2, ahead2, tap2, step, tile, inside, last2, JUMPS
+        )
+        total = u0 * near0 + v0 * far0 + u1 * near1 + v1 * far1 + u2 * near2 + v2 * far2
+        tl.store(rows_ptr + tl.cast(x, tl.int64) * D + out, total, inside)
+        i0, u0, v0, i1, u1, v1 = i1, u1, v1, i2, u2, v2
 
 
 @triton.jit
@@ -90,6 +118,7 @@ def upsampled_fwd_kernel(
     CHANNELS: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     GATED: tl.constexpr,
+    JUMPS: tl.constexpr,
 ):
     """From rows ``[N, h, 3, W, D]``: the gate (``GATED``, one block of channels), or relu(A) as a map."""
     ACC: tl.constexpr = rows_ptr.dtype.element_ty
@@ -108,22 +137,31 @@ def upsampled_fwd_kernel(
         gate_weight = tl.load(gate_weight_ptr + d, d < D, other=0.0).to(ACC)[None, :]
         gate_bias = tl.load(gate_bias_ptr).to(ACC)
     width = tl.cast(W, tl.int64) * D
-    row0 = rows_ptr + n * h * 3 * width + (x[:, None] * D + d[None, :])
-    row1 = row0 + width
-    row2 = row1 + width
-    near0 = tl.zeros([PIXELS, CHANNELS], ACC)
-    far0, near1, far1, near2, far2 = near0, near0, near0, near0, near0
-    nowhere: tl.constexpr = -2
-    at0, at1, at2 = nowhere, nowhere, nowhere
-    # Sources of the positions y - 1, y and y + 1 of the three taps; each is computed once.
-    i0, _, u0, v0 = tap_weights(y0 - 1, h, H, ACC)
-    i1, _, u1, v1 = tap_weights(y0, h, H, ACC)
-    for y in range(y0, tl.minimum(y0 + ROWS, H)):
-        i2, _, u2, v2 = tap_weights(y + 1, h, H, ACC)
-        a = tl.zeros([PIXELS, CHANNELS], ACC) + bias
-        near0, far0, at0, a = tap_row(row0, 3 * width, inside, near0, far0, at0, a, i0, u0, v0, h)
-        near1, far1, at1, a = tap_row(row1, 3 * width, inside, near1, far1, at1, a, i1, u1, v1, h)
-        near2, far2, at2, a = tap_row(row2, 3 * width, inside, near2, far2, at2, a, i2, u2, v2, h)
+    step = 3 * width
+    tile = x[:, None] * D + d[None, :]
+    end = tl.minimum(y0 + ROWS, H)
+    # The same as along x.
+    i0, i1, i2, remainder, u0, v0, u1, v1 = first_sources(y0, h, H, ACC)
+    at0, at1, at2 = i0, i1, i2
+    row0, last0 = rows_ptr + n * h * step, last_sample(end - 2, h, H)
+    row1, last1 = row0 + width, last_sample(end - 1, h, H)
+    row2, last2 = row1 + width, last_sample(end, h, H)
+    near0, far0, ahead0 = start_walk(row0, step, tile, inside, at0, last0)
+    near1, far1, ahead1 = start_walk(row1, step, tile, inside, at1, last1)
+    near2, far2, ahead2 = start_walk(row2, step, tile, inside, at2, last2)
+    for y in range(y0, end):
+        i2, remainder = next_source(i2, remainder, h, H, JUMPS)
+        u2, v2 = source_weights(y + 1, i2, remainder, h, H, ACC)
+        at0, near0, far0, ahead0 = walk_to(
+            i0, at0, near0, far0, ahead0, row0, step, tile, inside, last0, JUMPS
+        )
+        at1, near1, far1, ahead1 = walk_to(
+            i1, at1, near1, far1, ahead1, row1, step, tile, inside, last1, JUMPS
+        )
+        at2, near2, far2, ahead2 = walk_to(
+            i2, at2, near2, far2, ahead2, row2, step, tile, inside, last2, JUMPS
+        )
+        a = bias + u0 * near0 + v0 * far0 + u1 * near1 + v1 * far1 + u2 * near2 + v2 * far2
         i0, u0, v0, i1, u1, v1 = i1, u1, v1, i2, u2, v2
         hidden = relu(a)
         if GATED:
@@ -142,17 +180,20 @@ def interpolated_rows(taps: Tensor, W: int) -> Tensor:
     rows = taps.new_empty(N, h, 3, W, D)
     if rows.numel():
         limits = settings.find("upsampled_rows_fwd", taps, CHANNELS_LAST)
-        tile = tile_of(limits, W, D, channels_last=True)
+        tile = tile_of(limits, N * h * 3, D, channels_last=True)
         launch(
             upsampled_rows_fwd_kernel,
-            (N * h * 3, cdiv(W, tile.pixels), cdiv(D, tile.channels)),
+            (cdiv(N * h * 3, tile.pixels), cdiv(W, limits.walk), cdiv(D, tile.channels)),
             taps,
             rows,
+            N * h * 3,
             w,
             W,
             D,
-            PIXELS=tile.pixels,
+            COLUMNS=limits.walk,
+            ROWS=tile.pixels,
             CHANNELS=tile.channels,
+            JUMPS=w > W,
             num_warps=tile.warps,
         )
     return rows
@@ -199,6 +240,7 @@ def launch_upsampled(
         CHANNELS=tile.channels,
         CHANNELS_LAST=channels_last,
         GATED=gated,
+        JUMPS=h > H,
         num_warps=tile.warps,
     )
 

@@ -8,18 +8,29 @@ import triton.language as tl
 from torch import Tensor
 
 from . import settings
-from .launch import cdiv, is_channels_last, launch, tile_of
+from .launch import cdiv, chunks, is_channels_last, launch, tile_of
 from .reduce import split_sum
-from .settings import CHANNELS_LAST, CONTIGUOUS
-from .tile import gather_range, map_tile, relu, tap_weights
-from .upsampled_gate import column_tile, interpolated_rows, tap_row
+from .settings import CHANNELS_LAST, UPSAMPLED_PROGRAMS, UPSAMPLED_WALK
+from .tile import gather_range, map_tile, relu
+from .upsampled_gate import column_tile, interpolated_rows
+from .upsampled_walk import (
+    first_sources,
+    gather_to,
+    last_sample,
+    next_source,
+    source_weights,
+    start_walk,
+)
 
 
 @triton.jit
 def weight_of(i, q, low, high, ACC: tl.constexpr):
     """The weight with which position ``q`` reads low-resolution position ``i``."""
-    i0, i1, w0, w1 = tap_weights(q, low, high, ACC)
-    return w0 * tl.cast(i0 == i, ACC) + w1 * tl.cast(i1 == i, ACC)
+    # Twice the distance of its source, held inside of the samples, in units of 1 / high.
+    source = tl.minimum(tl.maximum((2 * q + 1) * low - high, 0), (low - 1) * 2 * high)
+    weight = tl.maximum(2 * high - tl.abs(source - i * (2 * high)), 0)
+    weight = tl.where((q >= 0) & (q < high), weight, 0)
+    return tl.cast(weight, ACC) / tl.cast(2 * high, ACC)
 
 
 @triton.jit
@@ -31,6 +42,7 @@ def upsampled_bwd_kernel(
     gate_weight_ptr,
     grad_rows_ptr,
     partial_ptr,
+    each,
     h,
     H,
     W,
@@ -39,79 +51,100 @@ def upsampled_bwd_kernel(
     CHANNELS: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     GATED: tl.constexpr,
+    JUMPS: tl.constexpr,
 ):
-    """The adjoint of the second stage at one low-resolution row ``i``, and the parameters' gradients.
+    """The adjoint of the second stage at ``each`` low-resolution rows, and the parameters' gradients.
 
-    grad_rows ``[N, h, 3, W, D]`` collects from every image row that reads row ``i``. Row ``i`` owns the
-    image rows whose first source it is; over these, partial ``[programs, D]`` sums the gradient of
+    grad_rows ``[N, h, 3, W, D]`` of these rows collects from every image row that reads them. Over the
+    image rows whose first source is one of them, partial ``[programs, D]`` sums the gradient of
     bias and, ``GATED``, ``[programs, 2 D + 1]`` those of bias, gate_weight and gate_bias.
     """
     ACC: tl.constexpr = rows_ptr.dtype.element_ty
-    n = tl.program_id(0) // h
-    i = tl.program_id(0) % h
+    strips = tl.cdiv(h, each)
+    n = tl.program_id(0) // strips
+    begin = tl.program_id(0) % strips * each
+    end = tl.minimum(begin + each, h)
     x0 = tl.program_id(1) * PIXELS
     c0 = tl.program_id(2) * CHANNELS
     x = x0 + tl.arange(0, PIXELS)
     d = c0 + tl.arange(0, CHANNELS)
     inside = (x < W)[:, None] & (d < D)[None, :]
     bias = tl.load(bias_ptr + d, d < D, other=0.0).to(ACC)[None, :]
-    gate_weight = bias
+    scale = 1.0
     if GATED:
-        gate_weight = tl.load(gate_weight_ptr + d, d < D, other=0.0).to(ACC)[None, :]
+        scale = tl.load(gate_weight_ptr + d, d < D, other=0.0).to(ACC)[None, :]
     width = tl.cast(W, tl.int64) * D
+    step = 3 * width
     tile = x[:, None] * D + d[None, :]
-    row0 = rows_ptr + n * h * 3 * width + tile
-    row1 = row0 + width
-    row2 = row1 + width
-    near0 = tl.zeros([PIXELS, CHANNELS], ACC)
-    far0, near1, far1, near2, far2 = near0, near0, near0, near0, near0
-    nowhere: tl.constexpr = -2
-    at0, at1, at2 = nowhere, nowhere, nowhere
-    grad0, grad1, grad2, bias_sum, weight_sum = near0, near0, near0, near0, near0
+    strip = begin, end, step, tile, inside, scale
+    row0, out0 = rows_ptr + n * h * step, grad_rows_ptr + n * h * step
+    row1, out1 = row0 + width, out0 + width
+    row2, out2 = row1 + width, out1 + width
+    y0 = tl.maximum(gather_range(begin, h, H)[0] - 1, 0)
+    y1 = tl.minimum(gather_range(end - 1, h, H)[1] + 1, H)
+    # Sources of the positions y - 1, y and y + 1 of the three taps; each is computed once.
+    i0, i1, i2, remainder, u0, v0, u1, v1 = first_sources(y0, h, H, ACC)
+    at0, at1, at2 = tl.minimum(i0, begin), tl.minimum(i1, begin), tl.minimum(i1, begin)
+    last = last_sample(y1, h, H)
+    near0, far0, _ = start_walk(row0, step, tile, inside, at0, last)
+    near1, far1, _ = start_walk(row1, step, tile, inside, at1, last)
+    near2, far2, _ = start_walk(row2, step, tile, inside, at2, last)
+    zeros = tl.zeros([PIXELS, CHANNELS], ACC)
+    low0, high0, low1, high1, low2, high2 = zeros, zeros, zeros, zeros, zeros, zeros
+    bias_sum, weight_sum = zeros, zeros
     gate_sum = tl.zeros([PIXELS], ACC)
-    first, last = gather_range(i, h, H)
-    y0 = tl.maximum(first - 1, 0)
-    # Sources of the positions y - 1, y and y + 1 of the three taps, and how much they read row i.
-    i0, _, u0, v0 = tap_weights(y0 - 1, h, H, ACC)
-    i1, _, u1, v1 = tap_weights(y0, h, H, ACC)
-    reads0 = weight_of(i, y0 - 1, h, H, ACC)
-    reads1 = weight_of(i, y0, h, H, ACC)
-    for y in range(y0, tl.minimum(last + 1, H)):
-        i2, _, u2, v2 = tap_weights(y + 1, h, H, ACC)
-        reads2 = weight_of(i, y + 1, h, H, ACC)
-        a = tl.zeros([PIXELS, CHANNELS], ACC) + bias
-        near0, far0, at0, a = tap_row(row0, 3 * width, inside, near0, far0, at0, a, i0, u0, v0, h)
-        near1, far1, at1, a = tap_row(row1, 3 * width, inside, near1, far1, at1, a, i1, u1, v1, h)
-        near2, far2, at2, a = tap_row(row2, 3 * width, inside, near2, far2, at2, a, i2, u2, v2, h)
+    if GATED:
+        above = (tl.cast(n, tl.int64) * H + y0) * W
+        gate = tl.load(gate_ptr + above + x, (x < W) & (y0 < y1), other=0.0)
+        grad = tl.load(grad_ptr + above + x, (x < W) & (y0 < y1), other=0.0)
+    else:
+        pointers = map_tile(grad_ptr, n, y0 * W + x0, c0, H * W, D, PIXELS, CHANNELS, CHANNELS_LAST)
+        grad = tl.load(pointers, inside & (y0 < y1), other=0.0)
+    for y in range(y0, y1):
+        i2, remainder = next_source(i2, remainder, h, H, JUMPS)
+        u2, v2 = source_weights(y + 1, i2, remainder, h, H, ACC)
+        at0, near0, far0, low0, high0, _ = gather_to(
+            i0, at0, near0, far0, low0, high0, bias_sum, row0, out0, last, strip, JUMPS, False
+        )
+        at1, near1, far1, low1, high1, bias_sum = gather_to(
+            i1, at1, near1, far1, low1, high1, bias_sum, row1, out1, last, strip, JUMPS, True
+        )
+        at2, near2, far2, low2, high2, _ = gather_to(
+            i2, at2, near2, far2, low2, high2, bias_sum, row2, out2, last, strip, JUMPS, False
+        )
+        a = bias + u0 * near0 + v0 * far0 + u1 * near1 + v1 * far1 + u2 * near2 + v2 * far2
+        # What comes from above is loaded a row ahead.
         if GATED:
-            at = (tl.cast(n, tl.int64) * H + y) * W + x
-            gate = tl.load(gate_ptr + at, x < W, other=0.0)
-            grad_logit = tl.load(grad_ptr + at, x < W, other=0.0) * gate * (1 - gate)
-            grad = grad_logit[:, None] * gate_weight
+            logit = grad * gate * (1 - gate)
+            owned = logit * tl.cast((i1 >= begin) & (i1 < end), ACC)
+            gate_sum += owned
+            weight_sum += owned[:, None] * relu(a)
+            hidden = tl.where(a > 0, logit[:, None], 0.0)
+            above += W
+            gate = tl.load(gate_ptr + above + x, (x < W) & (y + 1 < y1), other=0.0)
+            grad = tl.load(grad_ptr + above + x, (x < W) & (y + 1 < y1), other=0.0)
         else:
+            hidden = tl.where(a > 0, grad.to(ACC), 0.0)
             pointers = map_tile(
-                grad_ptr, n, y * W + x0, c0, H * W, D, PIXELS, CHANNELS, CHANNELS_LAST
+                grad_ptr, n, (y + 1) * W + x0, c0, H * W, D, PIXELS, CHANNELS, CHANNELS_LAST
             )
-            grad = tl.load(pointers, inside, other=0.0).to(ACC)
-        grad = tl.where(a > 0, grad, 0.0)
-        grad0 += reads0 * grad
-        grad1 += reads1 * grad
-        grad2 += reads2 * grad
-        owned = tl.cast(i1 == i, ACC)
-        bias_sum += owned * grad
-        if GATED:
-            weight_sum += (owned * grad_logit)[:, None] * relu(a)
-            gate_sum += owned * grad_logit
-        i0, u0, v0, reads0 = i1, u1, v1, reads1
-        i1, u1, v1, reads1 = i2, u2, v2, reads2
-    out = grad_rows_ptr + tl.program_id(0).to(tl.int64) * 3 * width + tile
-    tl.store(out, grad0, inside)
-    tl.store(out + width, grad1, inside)
-    tl.store(out + 2 * width, grad2, inside)
+            grad = tl.load(pointers, inside & (y + 1 < y1), other=0.0)
+        low0 += u0 * hidden
+        high0 += v0 * hidden
+        low1 += u1 * hidden
+        high1 += v1 * hidden
+        low2 += u2 * hidden
+        high2 += v2 * hidden
+        i0, u0, v0, i1, u1, v1 = i1, u1, v1, i2, u2, v2
+    gather_to(end + 1, at0, near0, far0, low0, high0, bias_sum, row0, out0, -1, strip, True, False)
+    _, _, _, _, _, bias_sum = gather_to(
+        end + 1, at1, near1, far1, low1, high1, bias_sum, row1, out1, -1, strip, True, True
+    )
+    gather_to(end + 1, at2, near2, far2, low2, high2, bias_sum, row2, out2, -1, strip, True, False)
     program = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
     if GATED:
         out = partial_ptr + program * (2 * D + 1)
-        tl.store(out + d, tl.sum(bias_sum, axis=0), d < D)
+        tl.store(out + d, tl.sum(bias_sum * scale, axis=0), d < D)
         tl.store(out + D + d, tl.sum(weight_sum, axis=0), d < D)
         tl.store(out + 2 * D, tl.sum(gate_sum, axis=0), tl.program_id(2) == 0)
     else:
@@ -120,30 +153,42 @@ def upsampled_bwd_kernel(
 
 @triton.jit
 def upsampled_rows_bwd_kernel(
-    grad_rows_ptr, grad_taps_ptr, w, W, D, PIXELS: tl.constexpr, CHANNELS: tl.constexpr
+    grad_rows_ptr,
+    grad_taps_ptr,
+    count,
+    w,
+    W,
+    D,
+    ROWS: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
 ):
-    """The adjoint of the first stage: grad_taps ``[N h, w, 9, D]`` of one ky and one column ``j``."""
+    """The adjoint of the first stage: grad_taps ``[N h, w, 9, D]`` of one column ``j``.
+
+    A program does ROWS of the ``count`` rows ``[N h 3, W, D]``: all read with the same weights.
+    """
     ACC: tl.constexpr = grad_taps_ptr.dtype.element_ty
-    row = tl.program_id(0) // 3
-    ky = tl.program_id(0) % 3
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     j = tl.program_id(1)
     d = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
-    grad0 = tl.zeros([PIXELS, CHANNELS], ACC)
+    inside = (row < count)[:, None] & (d < D)[None, :]
+    row = row.to(tl.int64)
+    base = grad_rows_ptr + ((row * W * D)[:, None] + d[None, :])[:, None, :]
+    grad0 = tl.zeros([ROWS, PIXELS, CHANNELS], ACC)
     grad1, grad2 = grad0, grad0
     first, last = gather_range(j, w, W)
     last = tl.minimum(last + 1, W)
-    base = grad_rows_ptr + tl.program_id(0).to(tl.int64) * W * D
     for x0 in range(tl.maximum(first - 1, 0), last, PIXELS):
         x = x0 + tl.arange(0, PIXELS)
-        inside = (x < last)[:, None] & (d < D)[None, :]
-        grad = tl.load(base + x[:, None] * D + d[None, :], inside, other=0.0)
-        grad0 += weight_of(j, x - 1, w, W, ACC)[:, None] * grad
-        grad1 += weight_of(j, x, w, W, ACC)[:, None] * grad
-        grad2 += weight_of(j, x + 1, w, W, ACC)[:, None] * grad
-    out = grad_taps_ptr + ((row.to(tl.int64) * w + j) * 9 + 3 * ky) * D + d
-    tl.store(out, tl.sum(grad0, axis=0), d < D)
-    tl.store(out + D, tl.sum(grad1, axis=0), d < D)
-    tl.store(out + 2 * D, tl.sum(grad2, axis=0), d < D)
+        here = inside[:, None, :] & (x < last)[None, :, None]
+        grad = tl.load(base + (x * D)[None, :, None], here, other=0.0)
+        grad0 += weight_of(j, x - 1, w, W, ACC)[None, :, None] * grad
+        grad1 += weight_of(j, x, w, W, ACC)[None, :, None] * grad
+        grad2 += weight_of(j, x + 1, w, W, ACC)[None, :, None] * grad
+    out = grad_taps_ptr + (((row // 3 * w + j) * 9 + row % 3 * 3) * D)[:, None] + d[None, :]
+    tl.store(out, tl.sum(grad0, axis=1), inside)
+    tl.store(out + D, tl.sum(grad1, axis=1), inside)
+    tl.store(out + 2 * D, tl.sum(grad2, axis=1), inside)
 
 
 def launch_upsampled_backward(
@@ -154,16 +199,19 @@ def launch_upsampled_backward(
     H, W = grad.shape[2:]
     gated = gate is not None
     channels_last = is_channels_last(grad)
-    _, tile = column_tile("upsampled_bwd", taps, H, W, gated, channels_last)
-    columns = cdiv(W, tile.pixels)
-    partial = taps.new_empty(N * h * columns, 2 * D + 1 if gated else D)
+    limits, tile = column_tile("upsampled_bwd", taps, H, W, gated, channels_last)
+    columns, blocks = cdiv(W, tile.pixels), cdiv(D, tile.channels)
+    most = max(UPSAMPLED_PROGRAMS // max(N * columns * blocks, 1), cdiv(h, UPSAMPLED_WALK))
+    each, strips = chunks(h, 1, min(most, cdiv(h, limits.walk)))
+    partial = taps.new_empty(N * strips * columns, 2 * D + 1 if gated else D)
     if grad.numel() == 0:
         return torch.zeros_like(taps), partial[:0]
     rows = interpolated_rows(taps, W)
-    grad_rows = torch.empty_like(rows)
+    # Rows that no pixel reads are not visited.
+    grad_rows = torch.zeros_like(rows) if h > H else torch.empty_like(rows)
     launch(
         upsampled_bwd_kernel,
-        (N * h, columns, cdiv(D, tile.channels)),
+        (N * strips, columns, blocks),
         grad,
         gate,
         rows,
@@ -171,6 +219,7 @@ def launch_upsampled_backward(
         gate_weight,
         grad_rows,
         partial,
+        each,
         h,
         H,
         W,
@@ -179,20 +228,22 @@ def launch_upsampled_backward(
         CHANNELS=tile.channels,
         CHANNELS_LAST=channels_last,
         GATED=gated,
+        JUMPS=h > H,
         num_warps=tile.warps,
     )
     grad_taps = torch.empty_like(taps)
-    layout = CHANNELS_LAST if gated or channels_last else CONTIGUOUS
-    limits = settings.find("upsampled_rows_bwd", taps, layout)
+    limits = settings.find("upsampled_rows_bwd", taps, CHANNELS_LAST)
     tile = tile_of(limits, W, D, channels_last=True)
     launch(
         upsampled_rows_bwd_kernel,
-        (N * h * 3, w, cdiv(D, tile.channels)),
+        (cdiv(N * h * 3, limits.walk), w, cdiv(D, tile.channels)),
         grad_rows,
         grad_taps,
+        N * h * 3,
         w,
         W,
         D,
+        ROWS=limits.walk,
         PIXELS=tile.pixels,
         CHANNELS=tile.channels,
         num_warps=tile.warps,
