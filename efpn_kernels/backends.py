@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from . import _libraries
+from . import _libraries, checks
 
 BACKENDS = ("cpu", "cuda", "triton", "reference")
 NAMESPACE = {"cpu": "efpn", "cuda": "efpn", "triton": "efpn_triton"}
@@ -181,7 +181,7 @@ class Explanation:
 
     def __str__(self) -> str:
         what = f"{self.operator} of {self.tensors}" if self.operator else self.tensors
-        runs = self.backend or "nothing: the chosen backend cannot run these tensors"
+        runs = self.backend or "nothing, a call raises"
         lines = [f"{what} (backend {self.choice!r}) runs on: {runs}"]
         lines += [f"  not {name}: {reason}" for name, reason in self.refused.items()]
         return "\n".join(lines)
@@ -196,6 +196,7 @@ def explain(*arguments: str | Tensor) -> Explanation:
 
     Returns:
         An :class:`Explanation` with ``backend``, ``refused`` (backend -> reason) and a readable str.
+        Tensors that no backend can take together, of two dtypes for instance, have None for a backend.
     """
     operator = arguments[0] if arguments and isinstance(arguments[0], str) else None
     if operator is not None and operator not in OPERATORS:
@@ -209,6 +210,9 @@ def explain(*arguments: str | Tensor) -> Explanation:
     refused: dict[str, str] = {}
     chosen = None
     choice = current_backend()
+    mixed = _mixture(operator, tensors)
+    if mixed is not None:
+        return Explanation(operator, described, choice, None, dict.fromkeys(BACKENDS, mixed))
     candidates = _candidates(device) if choice == "auto" else (choice,)
     for backend in (*candidates, *(b for b in BACKENDS if b not in candidates)):
         reason = refusal(backend, device, dtype)
@@ -221,6 +225,21 @@ def explain(*arguments: str | Tensor) -> Explanation:
         else:
             refused[backend] = f"{chosen} is preferred"
     return Explanation(operator, described, choice, chosen, refused)
+
+
+def _mixture(operator: str | None, tensors: list[Tensor]) -> str | None:
+    """Why the tensors of a call do not go together; None if they do."""
+    try:
+        for i, x in enumerate(tensors, 1):
+            name = f"tensor {i}"
+            checks.tensor(name, x)
+            # k and delta of the loss have a dtype of their own.
+            checks.same_kind(
+                name, x, "tensor 1", tensors[0], operator != "dc_loss" or x.numel() > 1
+            )
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def _candidates(device: torch.device) -> tuple[str, ...]:

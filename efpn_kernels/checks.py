@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import operator
 
 import torch
 from torch import Tensor
@@ -27,13 +28,13 @@ def _cast_alike(x: Tensor, like: Tensor) -> bool:
     return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
-def same_kind(name: str, x: Tensor, like_name: str, like: Tensor) -> None:
+def same_kind(name: str, x: Tensor, like_name: str, like: Tensor, with_dtype: bool = True) -> None:
     """``x`` has the device of ``like``, and its dtype or one that autocast makes the same."""
     if x.device != like.device:
         raise ValueError(
             f"{name}: expected the device of {like_name} ({like.device}), got {x.device}"
         )
-    if x.dtype != like.dtype and not _cast_alike(x, like):
+    if with_dtype and x.dtype != like.dtype and not _cast_alike(x, like):
         raise TypeError(f"{name}: expected the dtype of {like_name} ({like.dtype}), got {x.dtype}")
 
 
@@ -111,6 +112,11 @@ def fbsm(
     refine_bias: Tensor,
 ) -> None:
     """The parameters of FBSM, whose hidden and gate channels ``low_gate_weight`` gives."""
+    if low.shape[2] == 0 or low.shape[3] == 0:
+        raise ValueError(
+            f"{low_name}: expected a height and width of at least 1 to convolve, "
+            f"got shape {tuple(low.shape)}"
+        )
     tensor("low_gate_weight", low_gate_weight)
     tensor("high_conv_weight", high_conv_weight)
     tensor("low_conv_weight", low_conv_weight)
@@ -230,8 +236,15 @@ def choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
 
 
+def real(name: str, value: object) -> None:
+    """``value`` is a number, or a tensor of one."""
+    if not (_number(value) or (isinstance(value, Tensor) and value.numel() == 1)):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+
+
 def finite(name: str, value: float, positive: bool = False) -> None:
     """``value`` is a finite number, and above zero if ``positive``."""
+    real(name, value)
     if not math.isfinite(value) or (positive and value <= 0):
         wanted = "a positive, finite number" if positive else "a finite number"
         raise ValueError(f"{name}: expected {wanted}, got {value}")
@@ -243,6 +256,10 @@ def value_range(
     """``bounds`` is None or ``(low, high)``, finite and ascending, around ``value``."""
     if bounds is None:
         return
+    if not isinstance(bounds, (tuple, list)):
+        raise TypeError(f"{name}: expected (low, high), got {bounds!r}")
+    for bound in bounds:
+        real(name, bound)
     if len(bounds) != 2 or not all(math.isfinite(b) for b in bounds) or bounds[0] > bounds[1]:
         raise ValueError(f"{name}: expected (low, high) with finite low <= high, got {bounds}")
     if positive and not bounds[0] > 0:
@@ -251,7 +268,12 @@ def value_range(
         raise ValueError(f"{name}: expected bounds around the initial value {value}, got {bounds}")
 
 
-def channels(name: str, value: int) -> None:
-    """``value`` is a positive number of channels."""
-    if not isinstance(value, int) or value < 1:
+def channels(name: str, value: object) -> int:
+    """``value`` as an int: a positive number of channels."""
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
         raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+    return number

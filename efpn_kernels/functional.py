@@ -174,6 +174,7 @@ def dc_loss(
         TypeError, ValueError, RuntimeError: as :func:`cem`.
     """
     checks.loss(pred, target, k, delta, weight, form, reduction, avg_factor)
+    checks.real("loss_weight", loss_weight)
     backend = backends.choose(pred)
     if backend == "reference":
         loss = reference.dc_loss(pred, target, k, delta, weight, form, reduction, avg_factor)

@@ -21,9 +21,10 @@ class CEM(reference.CEM):
     """
 
     def __init__(self, high_channels: int, low_channels: int) -> None:
-        checks.channels("high_channels", high_channels)
-        checks.channels("low_channels", low_channels)
-        super().__init__(high_channels, low_channels)
+        super().__init__(
+            checks.channels("high_channels", high_channels),
+            checks.channels("low_channels", low_channels),
+        )
 
     def forward(self, p_low: Tensor, p_high: Tensor) -> Tensor:
         """``(p_low [N, Cl, H, W], p_high [N, Ch, h, w]) -> [N, Cl, H, W]``."""
@@ -47,11 +48,14 @@ class FBSM(reference.FBSM):
         hidden_channels: int | None = None,
         gate_channels: int = 1,
     ) -> None:
-        checks.channels("high_channels", high_channels)
-        checks.channels("low_channels", low_channels)
-        if hidden_channels is not None:
-            checks.channels("hidden_channels", hidden_channels)
-        super().__init__(high_channels, low_channels, hidden_channels, gate_channels)
+        super().__init__(
+            checks.channels("high_channels", high_channels),
+            checks.channels("low_channels", low_channels),
+            None
+            if hidden_channels is None
+            else checks.channels("hidden_channels", hidden_channels),
+            checks.channels("gate_channels", gate_channels),
+        )
 
     def forward(self, c_low: Tensor, p_high: Tensor) -> Tensor:
         """``(c_low [N, Cl, H, W], p_high [N, Ch, h, w]) -> [N, Cl, H, W]``."""
@@ -89,6 +93,8 @@ class EFPNBS(reference.EFPNBS):
     def forward(self, p_low: Tensor, p_high: Tensor) -> Tensor:
         """``(p_low [N, Cl, H, W], p_high [N, Ch, h, w]) -> [N, Cl, H, W]``."""
         if not (self.use_cem and self.use_fbsm):
+            if not (self.use_cem or self.use_fbsm):
+                checks.maps("p_low", p_low, p_high)
             return super().forward(p_low, p_high)
         cem, fbsm = self.cem, self.fbsm
         if not (_is_plain(cem, CEM) and _is_plain(fbsm, FBSM)):
@@ -113,7 +119,7 @@ class DCLoss(reference.DCLoss):
         delta_range: the same for ``delta``.
 
     Raises:
-        ValueError: for a ``k`` that is not positive and finite, a ``delta`` that is not finite, an
+        TypeError: for what is no number; ValueError: for a ``k`` that is not positive and finite, a ``delta`` that is not finite, an
             unknown form or reduction, or a range that is not ascending around the initial value.
     """
 

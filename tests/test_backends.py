@@ -269,6 +269,25 @@ def test_explain_knows_the_choice() -> None:
     assert explanation.refused["cpu"] == "'reference' was chosen"
 
 
+def test_explain_looks_at_every_tensor() -> None:
+    """As the call does, which raises whatever the backend is."""
+    x = torch.zeros(1, 2, 3, 4)
+    for other, reason in (
+        (x.half(), "tensor 2: expected the dtype of tensor 1 (torch.float32), got torch.float16"),
+        (x.to("meta"), "tensor 2: expected the device of tensor 1 (cpu), got meta"),
+        (x.int(), "tensor 2: expected a floating-point tensor"),
+    ):
+        explanation = explain("efpn_bs", x, other)
+        assert explanation.backend is None
+        assert set(explanation.refused) == set(backends.BACKENDS)
+        assert all(reason in text for text in explanation.refused.values())
+        assert "runs on: nothing" in str(explanation)
+    assert explain("dc_loss", x.half(), x.half(), torch.ones(()), torch.ones(1)).backend == "cpu"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert explain(x, x.bfloat16()).backend == "cpu"
+        assert explain(x, x.double()).backend is None
+
+
 def test_explain_with_bad_arguments() -> None:
     with pytest.raises(TypeError, match="expected tensors"):
         explain()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from cases import BLOCK_OPERATORS, LossCase, block_problem, case, loss_problem
@@ -139,6 +140,7 @@ BAD_LOSSES: list[tuple[str, Change | Any, type[Exception], tuple[str, ...]]] = [
     ("avg_factor", torch.ones(2), ValueError, ("one element", "(2,)")),
     ("avg_factor", torch.ones(0), ValueError, ("one element", "(0,)")),
     ("avg_factor", torch.ones(1, device="meta"), ValueError, ("device of pred", "got meta")),
+    ("loss_weight", "2", TypeError, ("number", "'2'")),
     ("form", "printed", ValueError, ("('equation', 'text')", "'printed'")),
     ("reduction", "average", ValueError, ("('none', 'mean', 'sum')", "'average'")),
 ]
@@ -175,6 +177,14 @@ BAD_CONSTRUCTORS: list[tuple[type, dict[str, Any], tuple[str, ...]]] = [
     (DCLoss, {"loss_weight": math.nan}, ("loss_weight: ", "finite", "nan")),
     (DCLoss, {"form": "Equation"}, ("form: ", "'text'", "'Equation'")),
     (DCLoss, {"reduction": None}, ("reduction: ", "'mean'", "None")),
+    (DCLoss, {"k_range": (1.0, 2.0, 3.0)}, ("k_range: ", "(low, high)", "3.0")),
+    (CEM, {"high_channels": True, "low_channels": 4}, ("high_channels: ", "integer", "True")),
+    (CEM, {"high_channels": 4, "low_channels": "4"}, ("low_channels: ", "integer", "'4'")),
+    (
+        EFPNBS,
+        {"high_channels": 4, "low_channels": 4, "gate_channels": True},
+        ("gate_channels: ", "integer", "True"),
+    ),
     (DCLoss, {"k_range": (5.0, 1.0)}, ("k_range: ", "low <= high", "(5.0, 1.0)")),
     (DCLoss, {"k_range": (0.0, math.inf)}, ("k_range: ", "finite", "inf")),
     (DCLoss, {"k_range": (-3.0, 20.0)}, ("k_range: ", "positive", "-3.0")),
@@ -195,12 +205,67 @@ BAD_CONSTRUCTORS: list[tuple[type, dict[str, Any], tuple[str, ...]]] = [
 ]
 
 
+NO_NUMBERS: list[tuple[type, dict[str, Any], tuple[str, ...]]] = [
+    (DCLoss, {"k": "ten"}, ("k: ", "number", "'ten'")),
+    (DCLoss, {"delta": None}, ("delta: ", "number", "None")),
+    (DCLoss, {"loss_weight": 1j}, ("loss_weight: ", "number", "1j")),
+    (DCLoss, {"k_range": 5}, ("k_range: ", "(low, high)", "5")),
+    (DCLoss, {"k_range": "ab"}, ("k_range: ", "(low, high)", "'ab'")),
+    (DCLoss, {"delta_range": ("a", 1.0)}, ("delta_range: ", "number", "'a'")),
+]
+
+
+@pytest.mark.parametrize("bad", NO_NUMBERS, ids=lambda bad: f"{bad[0].__name__}-{'-'.join(bad[1])}")
+def test_constructors_with_what_is_no_number(
+    bad: tuple[type, dict[str, Any], tuple[str, ...]],
+) -> None:
+    module, arguments, fragments = bad
+    assert_raises(TypeError, fragments, lambda: module(**arguments))
+
+
 @pytest.mark.parametrize(
     "bad", BAD_CONSTRUCTORS, ids=lambda bad: f"{bad[0].__name__}-{'-'.join(bad[1])}"
 )
 def test_bad_constructors(bad: tuple[type, dict[str, Any], tuple[str, ...]]) -> None:
     module, arguments, fragments = bad
     assert_raises(ValueError, fragments, lambda: module(**arguments))
+
+
+def test_whatever_is_an_integer_counts_channels() -> None:
+    """NumPy's integers come out of a data set's statistics; the module keeps Python's."""
+    block = EFPNBS(numpy.int64(3), numpy.int32(4), numpy.int64(5), numpy.int64(4))
+    plain = reference.EFPNBS(3, 4, 5, 4)
+    assert {n: p.shape for n, p in block.named_parameters()} == {
+        n: p.shape for n, p in plain.named_parameters()
+    }
+    assert type(block.fbsm.gate_channels) is type(block.cem.low_channels) is int
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0)])
+@pytest.mark.parametrize("module", [FBSM(3, 4), EFPNBS(3, 4)], ids=["FBSM", "EFPNBS"])
+def test_a_low_level_without_pixels(module: torch.nn.Module, size: tuple[int, int]) -> None:
+    """There is nothing to convolve; the reference refuses it too."""
+    low = "c_low" if isinstance(module, FBSM) else "p_low"
+    maps = torch.zeros(2, 4, *size), torch.zeros(2, 3, 2, 2)
+    assert_raises(
+        ValueError, (f"{low}: ", "at least 1", str(tuple(maps[0].shape))), lambda: module(*maps)
+    )
+    with pytest.raises(RuntimeError, match="greater than 0"):
+        getattr(reference, type(module).__name__)(3, 4)(*maps)
+
+
+def test_a_block_of_nothing_checks_its_maps() -> None:
+    block = EFPNBS(3, 4, use_cem=False, use_fbsm=False)
+    p_low, p_high = torch.zeros(1, 4, 5, 6), torch.zeros(1, 3, 2, 2)
+    assert block(p_low, p_high) is p_low
+    assert_raises(ValueError, ("p_low: ", "4 dimensions"), lambda: block(p_low[0], p_high))
+    assert_raises(TypeError, ("p_high: ", "tensor", "str"), lambda: block(p_low, "x"))
+
+
+def test_mixed_dtypes_on_a_device_without_autocast() -> None:
+    p_low, p_high = (torch.zeros(1, c, 4, 4, device="meta") for c in (4, 3))
+    block = EFPNBS(3, 4).to("meta")
+    assert_raises(TypeError, ("p_high: ", "torch.float16"), lambda: block(p_low, p_high.half()))
 
 
 @pytest.mark.parametrize("module", [CEM(3, 4), FBSM(3, 4, 2), FBSM(3, 4, 2, 4), EFPNBS(3, 4)])

@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "triton": {"ops"},
     "ops": set(),
     "_libraries": {"ops", "triton"},
-    "backends": {"_libraries", "ops"},
+    "backends": {"_libraries", "checks", "ops"},
     "checks": {"reference"},
     "functional": {"backends", "checks", "ops", "reference"},
     "modules": {"backends", "checks", "functional", "reference"},
