@@ -27,6 +27,16 @@ from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parent / "cuda"
 DEFAULT_ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX")
+# The names that PyTorch's extensions know, of what these kernels are for.
+NAMED_ARCHITECTURES = {
+    "Turing": ("7.5+PTX",),
+    "Ampere": ("8.0", "8.6+PTX"),
+    "Ampere+Tegra": ("8.7",),
+    "Ada": ("8.9+PTX",),
+    "Hopper": ("9.0+PTX",),
+    "Blackwell": ("10.0", "10.3", "12.0", "12.1+PTX"),
+    "Blackwell+Tegra": ("11.0",),
+}
 TARGET_VERSION = "0x020b000000000000"  # torch 2.11
 
 Report = dict[str, object]
@@ -49,9 +59,15 @@ def find_torch() -> Path:
 
 
 def architectures() -> tuple[str, ...]:
-    """``TORCH_CUDA_ARCH_LIST`` ("8.0;9.0+PTX", "8.0 9.0"), or the default list."""
+    """``TORCH_CUDA_ARCH_LIST`` ("8.0;9.0+PTX", "8.0 9.0", "Ampere;Hopper"), or the default list."""
     listed = tuple(re.split(r"[;,\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()))
-    return listed if listed != ("",) else DEFAULT_ARCHITECTURES
+    return numbered(listed) if listed != ("",) else DEFAULT_ARCHITECTURES
+
+
+def numbered(arch_list: Sequence[str]) -> tuple[str, ...]:
+    """The list with numbers for the names in it, each once."""
+    numbers = (n for name in arch_list for n in NAMED_ARCHITECTURES.get(name, (name,)))
+    return tuple(dict.fromkeys(numbers))
 
 
 def architecture_flags(arch_list: Sequence[str]) -> list[str]:
@@ -61,7 +77,8 @@ def architecture_flags(arch_list: Sequence[str]) -> list[str]:
         number = name.removesuffix("+PTX")
         if not re.fullmatch(r"\d+\.\d[af]?", number):
             raise ValueError(
-                f"TORCH_CUDA_ARCH_LIST: expected entries like 9.0 or 9.0+PTX, got {name!r}"
+                "TORCH_CUDA_ARCH_LIST: expected entries like 9.0 or 9.0+PTX, or of "
+                f"{', '.join(NAMED_ARCHITECTURES)}, got {name!r}"
             )
         digits = number.replace(".", "")
         flags.append(f"-gencode=arch=compute_{digits},code=sm_{digits}")
@@ -146,7 +163,7 @@ def build_cuda(
             "nvcc: expected in CUDA_HOME, on the path or in /usr/local/cuda, found none"
         )
     torch_dir = find_torch() if torch_dir is None else torch_dir
-    arch_list = architectures() if arch_list is None else tuple(arch_list)
+    arch_list = architectures() if arch_list is None else numbered(arch_list)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
@@ -199,7 +216,7 @@ def compile_object(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("efpn_kernels/_cuda.abi3.so"))
-    parser.add_argument("--arch", nargs="+", help="for example 8.0 9.0+PTX")
+    parser.add_argument("--arch", nargs="+", help="for example 8.0 9.0+PTX, or Hopper")
     parser.add_argument("--torch-dir", type=Path)
     parser.add_argument("--object-dir", type=Path, help="keep the objects here and reuse them")
     parser.add_argument("--verbose", action="store_true", help="print what ptxas says")

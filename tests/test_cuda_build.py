@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from torch.utils import cpp_extension
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "csrc"))
@@ -209,8 +210,16 @@ def entries(source: str) -> list[tuple[str, str]]:
 
 
 def test_refuses_an_architecture_it_cannot_read() -> None:
-    with pytest.raises(ValueError, match=r"TORCH_CUDA_ARCH_LIST: .* got 'Hopper'"):
-        build_cuda.architecture_flags(["Hopper"])
+    for name in ("Maxwell", "hopper", "Hopper+PTX", "90"):
+        with pytest.raises(ValueError, match=r"TORCH_CUDA_ARCH_LIST: .*Hopper.* got '"):
+            build_cuda.architecture_flags(build_cuda.numbered([name]))
+
+
+def test_names_of_architectures_are_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in build_cuda.NAMED_ARCHITECTURES:
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", f"{name};9.0")
+        ours = build_cuda.architecture_flags(build_cuda.architectures())
+        assert set(ours) == set(cpp_extension._get_cuda_arch_flags()), name
 
 
 def test_architecture_list_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
