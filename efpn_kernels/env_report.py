@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 
 import torch
@@ -89,8 +91,13 @@ def report() -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
     """Print the report; 0 if a compiled or Triton backend can run, else 1."""
+    argparse.ArgumentParser(
+        prog="efpn doctor",
+        description="What of efpn_kernels runs here, what does not and why, and the command that "
+        "mends it. Fails if only plain PyTorch runs.",
+    ).parse_args(arguments)
     print(report())
     if any(library.loaded for library in (_libraries.CPU, _libraries.CUDA, _libraries.TRITON)):
         return 0

@@ -105,6 +105,13 @@ class EFPNBS(reference.EFPNBS):
         )
 
 
+def _value(x: Tensor) -> str:
+    try:
+        return f"{x.item():g}"
+    except RuntimeError:  # on the meta device, or fake: it has none
+        return "unknown"
+
+
 class DCLoss(reference.DCLoss):
     """Dynamic Gradient-Balanced Loss, Eq. 9-10, with learnable ``k`` and ``delta``.
 
@@ -165,6 +172,20 @@ class DCLoss(reference.DCLoss):
             avg_factor,
             self.loss_weight,
         )
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows: the values of now and how the loss is computed."""
+        shown = {
+            "k": _value(self.k),
+            "delta": _value(self.delta),
+            "learnable": self.learnable,
+            "form": repr(self.form),
+            "reduction": repr(self.reduction),
+            "loss_weight": f"{self.loss_weight:g}",
+            "k_range": self.k_range,
+            "delta_range": self.delta_range,
+        }
+        return ", ".join(f"{name}={value}" for name, value in shown.items() if value is not None)
 
 
 FUSED: dict[type[nn.Module], type[nn.Module]] = {

@@ -38,6 +38,24 @@ def test_a_command_that_does_not_exist_and_none_at_all() -> None:
     assert "doctor" in run("--help").stdout
 
 
+def test_version_and_help() -> None:
+    result = run("--version")
+    assert (result.returncode, result.stdout.split()) == (0, ["efpn_kernels", __version__])
+    citation = Path(__file__).resolve().parents[1] / "CITATION.cff"
+    assert f"\nversion: {__version__}\n" in citation.read_text()
+    result = run("doctor", "--help")
+    assert (result.returncode, "Libraries" in result.stdout) == (0, False)
+    assert "usage: efpn doctor" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [("doctor", "--verbose"), ("doctor", "now"), ("repair",)])
+def test_unknown_arguments_are_refused(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert arguments[-1] in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_report_names_every_library_and_backend() -> None:
     report = env_report.report()
     for name in ("cpu", "cuda", "triton"):

@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "functional": {"backends", "checks", "ops", "reference"},
     "modules": {"backends", "checks", "functional", "reference"},
     "env_report": {"_libraries", "backends", "version"},
-    "cli": {"env_report"},
+    "cli": {"env_report", "version"},
     "__main__": {"cli"},
     "__init__": {"backends", "functional", "modules", "reference", "version"},
 }

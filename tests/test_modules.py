@@ -12,6 +12,7 @@ import torch
 from accuracy import complaint
 from conftest import Backend
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from efpn_kernels import CEM, EFPNBS, FBSM, DCLoss, patch, reference
 
@@ -146,6 +147,17 @@ def test_mask_is_there_to_look_at(backend: Backend) -> None:
     block, twin = twins("efpn_bs", backend.device)
     mask = block.mask(*maps(backend.device))
     torch.testing.assert_close(mask, twin.mask(*maps(backend.device)))
+
+
+def test_the_loss_says_what_it_is() -> None:
+    loss = DCLoss(k=7.0, form="text", loss_weight=2.0, k_range=(1.0, 20.0))
+    assert repr(loss) == (
+        "DCLoss(k=7, delta=0.15, learnable=True, form='text', reduction='mean', loss_weight=2, "
+        "k_range=(1.0, 20.0))"
+    )
+    assert "k=unknown" in repr(loss.to("meta"))
+    with FakeTensorMode():
+        assert "k=unknown" in repr(DCLoss())
 
 
 @pytest.mark.parametrize("learnable", [True, False])
