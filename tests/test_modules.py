@@ -156,8 +156,10 @@ def test_the_loss_says_what_it_is() -> None:
         "k_range=(1.0, 20.0))"
     )
     assert "k=unknown" in repr(loss.to("meta"))
-    with FakeTensorMode():
-        assert "k=unknown" in repr(DCLoss())
+    with FakeTensorMode() as mode:
+        loss = DCLoss()
+    loss.k = nn.Parameter(mode.from_tensor(torch.ones(())))
+    assert "k=unknown" in repr(loss)
 
 
 @pytest.mark.parametrize("learnable", [True, False])
