@@ -41,7 +41,7 @@ PARAMETERS = (
     "refine_weight",
     "refine_bias",
 )
-STATE = ("context", "pooled", "index", "m_high", "m_low", "mask", "kept")
+STATE = ("context", "pooled", "index", "m_high", "m_low", "mask", "border", "kept")
 
 
 def _typed(names: tuple[str, ...]) -> str:
@@ -82,7 +82,8 @@ def _fake_of(namespace: str) -> Any:
             )
         else:
             kept = empty_map(p_low, hidden)
-        return (empty_map(p_low), *state, *masks, kept)
+        border = p_low.new_empty((n, 3, 3, hidden), dtype=acc)
+        return (empty_map(p_low), *state, *masks, border, kept)
 
     return fake
 
@@ -103,7 +104,12 @@ def _fake_backward(
         *(
             p_low.new_empty(0)
             if p is None
-            else torch.empty(p.shape, dtype=_grad_dtype(p, *grad_dtype), device=p.device)
+            else torch.empty(
+                p.shape,
+                dtype=_grad_dtype(p, *grad_dtype),
+                device=p.device,
+                memory_format=memory_format(p),
+            )
             for p in parameters
         ),
     )
@@ -151,7 +157,7 @@ def register(namespace: str) -> None:
             p_low.shape[2:],
             memory_format(p_low) == torch.channels_last,
         )
-        m_low, kept = low_gate.forward(
+        m_low, border, kept = low_gate.forward(
             namespace,
             p_low,
             context,
@@ -172,7 +178,7 @@ def register(namespace: str) -> None:
             p["refine_weight"],
             p["refine_bias"],
         )
-        return out, *state, m_high, m_low, mask, kept
+        return out, *state, m_high, m_low, mask, border, kept
 
     def efpn_bs_backward(
         grad_out: Tensor, out: Tensor, p_low: Tensor, p_high: Tensor, *rest: Any
@@ -200,11 +206,11 @@ def register(namespace: str) -> None:
             namespace,
             grad_gate,
             m_low,
+            p["border"],
             p["kept"],
             p_low,
             context,
             p["low_conv_weight"],
-            p["low_conv_bias"],
             p["low_gate_weight"],
         )
         kernels.mask_merge_(grad_p_low, grad_x, mask)
@@ -222,7 +228,7 @@ def register(namespace: str) -> None:
             grads_of_project = [p_low.new_empty(0), p_low.new_empty(0)]
         else:
             grads_of_project = kernels.pooled_context_backward(
-                grad_context + grad_context_of_gate,
+                grad_context.add_(grad_context_of_gate),
                 context,
                 p["pooled"],
                 p["index"],
@@ -274,13 +280,20 @@ def _as_parameters(
     parameters: list[Tensor | None],
     grad_dtype: torch.dtype | None = None,
 ) -> list[Tensor]:
-    """Gradients in the parameters' shapes, contiguous, in ``grad_dtype`` or the parameters' own."""
-    used = [i for i, parameter in enumerate(parameters) if parameter is not None]
+    """Gradients in the parameters' shapes and formats, in ``grad_dtype`` or the parameters' own."""
     out = list(grads)
-    for i in used:
-        shape = parameters[i].shape
-        out[i] = (grads[i] if grads[i].shape == shape else grads[i].reshape(shape)).contiguous()
+    used = [i for i, parameter in enumerate(parameters) if parameter is not None]
     dtype = _grad_dtype(parameters[used[0]], grad_dtype)
+    for i in used:
+        grad, like = grads[i], parameters[i]
+        if grad.shape != like.shape:
+            grad = grad.reshape(like.shape)
+        form = memory_format(like)
+        if not grad.is_contiguous(memory_format=form):  # format and dtype in one copy
+            out[i] = torch.empty(grad.shape, dtype=dtype, device=grad.device, memory_format=form)
+            out[i].copy_(grad)
+        else:
+            out[i] = grad
     for i, grad in zip(used, cast_all((out[i] for i in used), dtype), strict=True):
         out[i] = grad
     return out

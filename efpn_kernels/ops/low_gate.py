@@ -40,41 +40,44 @@ def forward(
     gate_weight: Tensor,
     gate_bias: Tensor,
     keep: bool,
-) -> tuple[Tensor, Tensor]:
-    """``(M_l, kept)``: the gate, and what backward needs of the hidden map (empty without ``keep``)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``(M_l, border, kept)``: the gate, the border's constants, and what backward needs of the hidden map.
+
+    Without ``keep`` the last is empty.
+    """
     kernels = getattr(torch.ops, namespace)
     single = gate_weight.shape[0] == 1
     fused = single and convolution.fused(namespace, "low_gate_conv", p_low)
     border = _border(kernels, p_low, context, conv_weight, conv_bias, fused)
     if fused:
-        return kernels.low_gate_conv(
+        gate, kept = kernels.low_gate_conv(
             p_low, conv_weight, border, gate_weight.flatten(), gate_bias, keep
         )
+        return gate, border, kept
     conv = convolution.conv3x3(p_low, conv_weight, conv_bias if context is None else None)
     if single:
         gate = kernels.low_gate(conv, border, gate_weight.flatten(), gate_bias)
-        return gate, conv if keep else conv.new_empty(0)
+        return gate, border, conv if keep else conv.new_empty(0)
     hidden = kernels.border_relu(conv, border)
     gate = as_format(torch.conv2d(hidden, gate_weight, gate_bias), hidden).sigmoid_()
-    return gate, hidden if keep else hidden.new_empty(0)
+    return gate, border, hidden if keep else hidden.new_empty(0)
 
 
 def backward(
     namespace: str,
     grad_gate: Tensor,
     m_low: Tensor,
+    border: Tensor,
     kept: Tensor,
     p_low: Tensor,
     context: Tensor | None,
     conv_weight: Tensor,
-    conv_bias: Tensor,
     gate_weight: Tensor,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of ``p_low``, ``context``, ``conv_weight``, ``conv_bias``, ``gate_weight``, ``gate_bias``."""
     kernels = getattr(torch.ops, namespace)
     single = gate_weight.shape[0] == 1
     fused = single and convolution.fused(namespace, "low_gate_conv_backward", p_low)
-    border = _border(kernels, p_low, context, conv_weight, conv_bias, fused)
     flat = gate_weight.flatten()
     if fused:
         grad_p_low, grad_weight, grad_border, grad_gate_weight, grad_gate_bias = (
@@ -98,5 +101,5 @@ def backward(
         grad_context, grad_weight_of_border, grad_bias = kernels.border_bias_backward(
             grad_border, context, conv_weight, *p_low.shape[2:]
         )
-        grad_weight = grad_weight.to(grad_weight_of_border.dtype) + grad_weight_of_border
+        grad_weight = grad_weight_of_border.add_(grad_weight)
     return grad_p_low, grad_context, grad_weight, grad_bias, grad_gate_weight, grad_gate_bias
