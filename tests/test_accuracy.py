@@ -7,6 +7,7 @@ import torch
 from accuracy import assert_rule
 from cases import BLOCK_OPERATORS, LAYOUTS, LossCase, block_problem, case, loss_problem
 from conftest import Backend
+from torch import Tensor
 
 from efpn_kernels.reference import FORMS
 
@@ -16,6 +17,39 @@ NARROW = (torch.float32, torch.bfloat16, torch.float16)
 every_dtype = pytest.mark.parametrize(
     "dtype", NARROW, ids=lambda dtype: str(dtype).removeprefix("torch.")
 )
+
+
+class Draw:
+    """A problem whose results are off by so many units, eager's and ours."""
+
+    def __init__(self, eager: float, ours: float) -> None:
+        self.off = eager, ours
+
+    def oracle(self) -> dict[str, Tensor]:
+        return {"out": torch.ones(4, dtype=torch.float64)}
+
+    def eager(self) -> dict[str, Tensor]:
+        return {"out": torch.ones(4) + self.off[0] * torch.finfo(torch.float32).eps}
+
+    def fused(self) -> dict[str, Tensor]:
+        return {"out": torch.ones(4) + self.off[1] * torch.finfo(torch.float32).eps}
+
+
+@pytest.mark.parametrize("ours", [(0, 40), (0, 0, 0, 2000), (0, 0, 0, 0, 0, 60), (2, 2)], ids=str)
+def test_lucky_draws_do_not_pay_for_a_mistake(ours: tuple[int, ...]) -> None:
+    with pytest.raises(AssertionError, match="of what is allowed"):
+        assert_rule([Draw(0, error) for error in ours])
+
+
+def test_nor_do_those_that_are_better_than_eagers() -> None:
+    with pytest.raises(AssertionError, match="of what is allowed"):
+        assert_rule([Draw(8, 0), Draw(8, 9 * 11)])
+
+
+@pytest.mark.parametrize("ours", [(0, 0), (1, 1), (0, 1), (0, 2, 0)], ids=str)
+def test_what_the_rule_allows(ours: tuple[int, ...]) -> None:
+    assert_rule([Draw(0, error) for error in ours])
+    assert_rule([Draw(8, 11 * error) for error in ours])
 
 
 @every_dtype
