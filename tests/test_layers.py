@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import efpn_kernels
+from efpn_kernels import checks, reference
+from efpn_kernels.ops import efpn_bs
 
 PACKAGE = Path(efpn_kernels.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -119,3 +122,12 @@ def test_public_names() -> None:
     for name in ("CEM", "FBSM", "EFPNBS", "DCLoss", "patch", "use_backend", "explain"):
         assert name in efpn_kernels.__all__
     assert set(efpn_kernels.functional.__all__) == {"cem", "fbsm", "efpn_bs", "dc_loss"}
+
+
+def test_the_parameters_of_fbsm_have_one_order() -> None:
+    """``ops`` must not import the reference, so the names stand in more than one place."""
+    expected = efpn_bs.PARAMETERS[2:]
+    for function in (reference.fbsm, checks.fbsm):
+        names = tuple(inspect.signature(function).parameters)
+        assert names[-len(expected) :] == expected, function
+    assert tuple(inspect.signature(reference.fbsm_mask).parameters)[2:] == expected[:-2]
