@@ -182,3 +182,37 @@ def test_outside_of_tensors(emulation: Emulation) -> None:
     if "libasan" not in os.environ.get("LD_PRELOAD", ""):
         pytest.skip("needs AddressSanitizer in LD_PRELOAD")
     assert "is outside of every tensor" in emulation.broken(len(FAULTS))
+
+
+REAL = (
+    *level_cases([(1, 256, 5, 5, 40, 40)]),
+    *map_cases([(1, 256, 40, 40)]),
+)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=dtype_id)
+@pytest.mark.parametrize(
+    ("case", "channels_last"), [(c, last) for c in REAL for last in c.formats], ids=case_id
+)
+def test_memory_is_used_well(
+    emulation: Emulation, case: Case, channels_last: bool, dtype: torch.dtype
+) -> None:
+    """Threads of a warp read neighbours, and meet in few banks of shared memory."""
+    args = case.build(Maker(dtype, channels_last, "cpu"))
+    with emulation.counting() as launches:
+        run_kernel(emulation.kernel(case.kernel), args)
+    assert launches
+    for launch in launches:
+        of = {
+            (memory, key): sum(p[key] for p in launch["places"] if p["shared"] == memory)
+            for memory in (True, False)
+            for key in ("wavefronts", "least_wavefronts", "requested", "moved")
+        }
+        assert of[True, "wavefronts"] <= 1.5 * of[True, "least_wavefronts"], launch["kernel"]
+        # Small second stages read few bytes of many sectors; the adjoint of rows of planes (a gate per
+        # channel, contiguous) reads across them.
+        across = (
+            launch["kernel"].startswith("taps_bwd") and case.kernel != "upsampled_gate_backward"
+        )
+        if of[False, "requested"] > 100_000 and not (across and not channels_last):
+            assert of[False, "moved"] <= 2.1 * of[False, "requested"], launch["kernel"]

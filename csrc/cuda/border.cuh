@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(256, 2)
     }
   }
   const int thread = threadIdx.y * blockDim.x + threadIdx.x;
-  __shared__ ThreadVectors<A, V> shared;
+  __shared__ ThreadVectors<A, V, 256> shared;
   const int64_t first = int64_t(blockIdx.y) * blockDim.x * V;
   const auto reduce = [&](const Vec<A, V>& sum, A* to) {
     sum_rows(shared, sum, blockDim.x, thread, size.C - first, to + first);

@@ -21,27 +21,17 @@ inline int lanes_for(int64_t vectors, int most) {
   return lanes;
 }
 
-// Vectors of the 256 threads of a block. Element v of thread t lies at v * kStride + t, and the rows are
-// padded: neither neighbouring threads nor neighbouring channels meet in a bank.
-template <class A, int V>
-struct ThreadVectors {
-  static constexpr int kStride = 256 + 128 / (V * int(sizeof(A)));
-  A values[V * kStride];
-};
 
 // to[k] = the sum of channel k over the block's rows of `lanes` threads, for k < lanes V and k < channels.
 template <class A, int V>
-__device__ __forceinline__ void sum_rows(ThreadVectors<A, V>& shared, const Vec<A, V>& x, int lanes,
+__device__ __forceinline__ void sum_rows(ThreadVectors<A, V, 256>& shared, const Vec<A, V>& x, int lanes,
                                          int thread, int64_t channels, A* to) {
-  constexpr int kStride = ThreadVectors<A, V>::kStride;
   __syncthreads();
-#pragma unroll
-  for (int v = 0; v < V; ++v) shared.values[v * kStride + thread] = x[v];
+  shared.put(thread, x);
   __syncthreads();
   for (int k = thread; k < lanes * V && k < channels; k += 256) {
-    const A* row = shared.values + k % V * kStride + k / V;
-    A total = row[0];
-    for (int t = lanes; t < 256; t += lanes) total += row[t];
+    A total = shared.at(k);
+    for (int t = lanes; t < 256; t += lanes) total += shared.at(k + t * V);
     to[k] = total;
   }
 }
@@ -85,7 +75,7 @@ __global__ void __launch_bounds__(256, 2)
   }
   A* out = partial + int64_t(blockIdx.x) * size.C;
   if constexpr (channels_last) {
-    __shared__ ThreadVectors<A, V> shared;
+    __shared__ ThreadVectors<A, V, 256> shared;
     const int64_t first = int64_t(blockIdx.y) * blockDim.x * V;
     sum_rows(shared, sum, blockDim.x, thread, size.C - first, out + first);
   } else {

@@ -151,6 +151,27 @@ __device__ __forceinline__ A warp_sum(A x, int width = kWarp) {
   return x;
 }
 
+// Vectors of a block's threads in shared memory. Element v of thread t lies at v * kStride + t, and the rows
+// are padded: neither neighbouring threads nor neighbouring elements meet in a bank.
+template <class A, int V, int threads>
+struct ThreadVectors {
+  static constexpr int kStride = threads + 128 / (V * int(sizeof(A)));
+  A values[V * kStride];
+
+  __device__ __forceinline__ void put(int thread, const Vec<A, V>& x) {
+#pragma unroll
+    for (int v = 0; v < V; ++v) values[v * kStride + thread] = x[v];
+  }
+  // Element k of all vectors in a row: k % V of thread k / V.
+  __device__ __forceinline__ A& at(int k) { return values[k % V * kStride + k / V]; }
+  __device__ __forceinline__ Vec<A, V> get(int thread) const {
+    Vec<A, V> x;
+#pragma unroll
+    for (int v = 0; v < V; ++v) x[v] = values[v * kStride + thread];
+    return x;
+  }
+};
+
 // Sums of K values over the block's first dimension-flattened threads; thread 0 gets them. `shared`
 // holds K values for each warp. Ends with the shared memory still in use by thread 0's warp.
 template <int K, class A>

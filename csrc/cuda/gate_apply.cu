@@ -25,16 +25,17 @@ struct GateApply {
   int64_t N, C, H, W;
 };
 
-template <class A>
+template <class A, int V>
 struct MaskTile {
   A sums[3][kMostPixels + 2];  // m_high + m_low around the tile: the rows above, at and below
-  A mask[kMostPixels];
+  ThreadVectors<A, V, kMostPixels / V> mask;
 };
 
 // The mask of the pixels [first, first + count) of sample n, into shared memory and, if `write`, out.
-template <class T>
-__device__ __forceinline__ void make_mask(const GateApply<T>& a, MaskTile<Acc<T>>& tile, int64_t n,
-                                          int64_t first, int count, int thread, bool write) {
+template <int V, class T>
+__device__ __forceinline__ void make_mask(const GateApply<T>& a, MaskTile<Acc<T>, V>& tile,
+                                          int64_t n, int64_t first, int count, int thread,
+                                          bool write) {
   using A = Acc<T>;
   const int64_t P = a.H * a.W;
   for (int i = thread; i < 3 * (count + 2); i += kThreads) {
@@ -58,7 +59,7 @@ __device__ __forceinline__ void make_mask(const GateApply<T>& a, MaskTile<Acc<T>
       }
     }
     const A mask = sigmoid(logit);
-    tile.mask[i] = mask;
+    tile.mask.at(i) = mask;
     if (write) a.mask[n * P + first + i] = mask;
   }
   __syncthreads();
@@ -69,7 +70,7 @@ template <int V, class T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) < 8 ? 3 : 1)
     gate_apply_last_kernel(const GateApply<T> a, const int pixels) {
   using A = Acc<T>;
-  __shared__ MaskTile<A> tile;
+  __shared__ MaskTile<A, 1> tile;
   const int64_t n = blockIdx.y, P = a.H * a.W, first = int64_t(blockIdx.x) * pixels;
   const int count = int(P - first < pixels ? P - first : pixels);
   const unsigned vectors = unsigned(a.C / V);
@@ -94,7 +95,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) < 8 ? 3 : 1)
       const int64_t i = base + u * kThreads + threadIdx.x;
       if (i >= extent) break;
       const unsigned pixel = unsigned(i) / vectors, c = (unsigned(i) - pixel * vectors) * V;
-      const A mask = tile.mask[pixel];
+      const A mask = tile.mask.at(pixel);
       Vec<A, V> x = widen<V>(raw[u]);
       if (c != held) g = context_at<true, V>(a.context, At{n, held = c, 0, 0}, a.C);
 #pragma unroll
@@ -113,7 +114,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) < 8 ? 3 : 1)
     gate_apply_plane_kernel(const GateApply<T> a) {
   using A = Acc<T>;
   constexpr int kRows = kThreads / kPlaneVectors;
-  __shared__ MaskTile<A> tile;
+  __shared__ MaskTile<A, V> tile;
   const int64_t n = blockIdx.z, P = a.H * a.W, first = int64_t(blockIdx.x) * kPlaneVectors * V;
   const int count = int(P - first < kPlaneVectors * V ? P - first : kPlaneVectors * V);
   const int i = threadIdx.x % kPlaneVectors * V, row = threadIdx.x / kPlaneVectors;
@@ -130,6 +131,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) < 8 ? 3 : 1)
   load_from(c_begin);
   make_mask(a, tile, n, first, count, threadIdx.x, blockIdx.y == 0);
   if (i >= count) return;
+  const Vec<A, V> mask = tile.mask.get(i / V);  // of the thread's pixels, for all its channels
   for (int64_t c0 = c_begin; c0 < c_end; c0 += kUnroll * kRows) {
     if (c0 > c_begin) load_from(c0);
 #pragma unroll
@@ -139,7 +141,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) < 8 ? 3 : 1)
       Vec<A, V> x = widen<V>(raw[u]);
       const A g = a.context ? __ldg(a.context + n * a.C + c) : A(0);
 #pragma unroll
-      for (int v = 0; v < V; ++v) x[v] = (x[v] + g) * tile.mask[i + v];
+      for (int v = 0; v < V; ++v) x[v] = (x[v] + g) * mask[v];
       store(a.x + offset(c), x);
     }
   }

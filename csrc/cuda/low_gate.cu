@@ -93,7 +93,7 @@ constexpr int kPlaneWarps = 16;
 template <int V, class T>
 __global__ void __launch_bounds__(kWarp* kPlaneWarps) low_gate_plane_kernel(const LowGate<T> a) {
   using A = Acc<T>;
-  __shared__ A shared[kPlaneWarps][kWarp * V];
+  __shared__ ThreadVectors<A, V, kWarp> shared[kPlaneWarps];
   const int64_t P = a.H * a.W, tile = int64_t(blockIdx.x) * kWarp * V, n = blockIdx.y;
   const int64_t p = tile + threadIdx.x * V;
   Vec<A, V> dot = fill<A, V>(A(0));
@@ -109,14 +109,13 @@ __global__ void __launch_bounds__(kWarp* kPlaneWarps) low_gate_plane_kernel(cons
       for (int v = 0; v < V; ++v) dot[v] += weight * relu(z[v] + border[v]);
     }
   }
-#pragma unroll
-  for (int v = 0; v < V; ++v) shared[threadIdx.y][threadIdx.x * V + v] = dot[v];
+  shared[threadIdx.y].put(threadIdx.x, dot);
   __syncthreads();
   const int i = threadIdx.y * kWarp + threadIdx.x;
   if (i >= kWarp * V || tile + i >= P) return;
   A total = widen(a.gate_bias[0]);
 #pragma unroll
-  for (int w = 0; w < kPlaneWarps; ++w) total += shared[w][i];
+  for (int w = 0; w < kPlaneWarps; ++w) total += shared[w].at(i);
   a.gate[n * P + tile + i] = sigmoid(total);
 }
 

@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(256, 2)
     gate_bwd_last_kernel(const GateBackward<T> a, const int lanes) {
   using A = Acc<T>;
   constexpr int U = J == 1 ? 4 : 1;
-  __shared__ ThreadVectors<A, V> shared;
+  __shared__ ThreadVectors<A, V, 256> shared;
   const int lane = threadIdx.x % lanes, group = threadIdx.x / lanes, groups = 256 / lanes;
   const int64_t n = blockIdx.x / a.strips, begin = (blockIdx.x - n * a.strips) * a.strip;
   const int64_t end = begin + a.strip < a.P ? begin + a.strip : a.P;
@@ -164,7 +164,7 @@ template <int V, class T>
 __global__ void __launch_bounds__(kWarp* kPlaneWarps)
     gate_bwd_plane_kernel(const GateBackward<T> a) {
   using A = Acc<T>;
-  __shared__ A shared[kPlaneWarps][kWarp * V];
+  __shared__ ThreadVectors<A, V, kWarp> shared[kPlaneWarps];
   const int64_t n = blockIdx.x / a.strips, first = (blockIdx.x - n * a.strips) * a.strip;
   const int64_t p = first + threadIdx.x * V;
   const bool inside = p < a.P;
@@ -189,14 +189,13 @@ __global__ void __launch_bounds__(kWarp* kPlaneWarps)
     sum = warp_sum(sum);
     if (threadIdx.x == 0) a.partial[int64_t(blockIdx.x) * a.C + c] = sum;
   }
-#pragma unroll
-  for (int v = 0; v < V; ++v) shared[threadIdx.y][threadIdx.x * V + v] = dot[v];
+  shared[threadIdx.y].put(threadIdx.x, dot);
   __syncthreads();
   const int i = threadIdx.y * kWarp + threadIdx.x;
   if (i >= kWarp * V || first + i >= a.P) return;
   A total = 0;
 #pragma unroll
-  for (int w = 0; w < kPlaneWarps; ++w) total += shared[w][i];
+  for (int w = 0; w < kPlaneWarps; ++w) total += shared[w].at(i);
   const A m = a.mask[n * a.P + first + i];
   a.grad_logit[n * a.P + first + i] = m * (A(1) - m) * total;
 }

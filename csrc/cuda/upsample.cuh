@@ -208,7 +208,9 @@ constexpr int kSegment = 8;       // positions that a thread walks
 constexpr int kSegmentWarps = 4;
 
 // rows from taps: the walk along x. grid: (N h 3, tiles of 32 columns). block: (32 lanes along d, 4).
-template <int V, class A>
+// Where pixels are innermost, what a thread makes is written at the end of its walk: full sectors, although
+// its neighbours write other channels.
+template <int V, bool channels_last, class A>
 __global__ void __launch_bounds__(kWarp* kSegmentWarps)
     interpolate_x_kernel(const A* taps, A* rows, const Level l) {
   constexpr int kPositions = kSegment * kSegmentWarps;
@@ -220,17 +222,34 @@ __global__ void __launch_bounds__(kWarp* kSegmentWarps)
   for (int64_t d = int64_t(threadIdx.x) * V; d < l.D; d += kWarp * V) {
     Walk<A, V, true> walk(taps + (row * l.w * 9 + 3 * ky) * l.D + d, 9 * l.D, l.D, l.w);
     A* out = rows + int64_t(blockIdx.x) * l.W * l.D;
+    Vec<A, kSegment> segment[V];  // of each channel
     walk.start(sources + first);
 #pragma unroll
     for (int r = 0; r < kSegment; ++r) {
       const int64_t x = block_x + first + r;
       if (x >= l.W) break;
       const Vec<A, V> sum = walk.next(sources + first + r, fill<A, V>(A(0)));
-      if (l.channels_last) {
+      if constexpr (channels_last) {
         store(out + x * l.D + d, sum);
       } else {
 #pragma unroll
-        for (int v = 0; v < V; ++v) out[(d + v) * l.W + x] = sum[v];
+        for (int v = 0; v < V; ++v) segment[v][r] = sum[v];
+      }
+    }
+    if constexpr (!channels_last) {
+      const int64_t x = block_x + first;
+      const bool whole = x + kSegment <= l.W && (l.W * sizeof(A)) % 16 == 0;
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        A* to = out + (d + v) * l.W + x;
+        if (V > 1 && whole) {  // a wide walk has aligned rows
+          store(to, segment[v]);
+          continue;
+        }
+#pragma unroll
+        for (int r = 0; r < kSegment; ++r) {
+          if (x + r < l.W) to[r] = segment[v][r];
+        }
       }
     }
   }
@@ -239,10 +258,12 @@ __global__ void __launch_bounds__(kWarp* kSegmentWarps)
 template <class A>
 void interpolate_x(const Stream& stream, const Level& l, const A* taps, A* rows) {
   dispatch_width<A>(l.D % kWidth<A> == 0 && aligned({taps, rows}), [&](auto v) {
-    stream.launch(interpolate_x_kernel<decltype(v)::value, A>,
-                  dim3(unsigned(l.N * l.h * 3),
-                       unsigned(ceil_div(l.W, kSegment * kSegmentWarps))),
-                  dim3(kWarp, kSegmentWarps), taps, rows, l);
+    dispatch_bool(l.channels_last, [&](auto last) {
+      stream.launch(interpolate_x_kernel<decltype(v)::value, decltype(last)::value, A>,
+                    dim3(unsigned(l.N * l.h * 3),
+                         unsigned(ceil_div(l.W, kSegment * kSegmentWarps))),
+                    dim3(kWarp, kSegmentWarps), taps, rows, l);
+    });
   });
 }
 

@@ -8,8 +8,8 @@ Forward, for a mask of one channel::
     x, mask  = (p_low + context) * sigmoid(fuse(m_high + m_low))    one pass
     out      = relu(conv3x3(x))                                     one convolution
 
-What is kept for backward besides inputs and output: the gates, the context, and of the hidden map
-what the backend's low gate needs (on a CPU in float32 one bit an element).
+What is kept for backward besides inputs and output: the gates, the context and the border's constants, and
+of the hidden map what the backend's low gate needs (on a CPU in float32 one bit an element).
 """
 
 from __future__ import annotations
