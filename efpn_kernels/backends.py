@@ -56,7 +56,8 @@ class use_backend:
 
     Calling it is enough: the choice holds at once, for every thread, or inside of a block until the
     block ends. As a context manager it is no such setting any more, but holds inside of the block, for
-    this thread alone, and afterwards what held before. The object can be entered again.
+    this thread alone, and afterwards what held before. The object can be entered again. Threads that
+    others start are outside of it, among them autograd's for a GPU, which recomputes checkpoints.
 
     Args:
         name: ``"auto"`` (the first of ``PREFERENCE`` that can run the tensors), ``"cpu"``, ``"cuda"``,
