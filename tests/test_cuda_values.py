@@ -177,6 +177,16 @@ def test_unaligned_arguments(
     check_results(case.kernel, args, results, maker)
 
 
+@pytest.mark.parametrize("case", tuple(loss_cases([(7,)])), ids=case_id)
+def test_mixed_dtypes_of_the_loss_are_refused(emulation: Emulation, case: Case) -> None:
+    args = case.build(Maker(torch.float32, False, "cpu"))
+    elements = [i for i, a in enumerate(args) if isinstance(a, Tensor) and a.numel() > 1]
+    for i in elements:
+        mixed = [a.half() if j == i else a for j, a in enumerate(args)]
+        with pytest.raises(RuntimeError, match="expected the dtype of pred"):
+            emulation.kernel(case.kernel)(*mixed)
+
+
 def test_outside_of_tensors(emulation: Emulation) -> None:
     """With AddressSanitizer loaded, every test above finds this too."""
     if "libasan" not in os.environ.get("LD_PRELOAD", ""):

@@ -189,6 +189,12 @@ void run(const Stream& stream, DCLoss<T> a) {
   stream.launch(dc_loss_finish_kernel<gradients, T>, dim3(1), dim3(kFinishThreads), a, blocks);
 }
 
+// Whoever calls the operator in the dispatcher comes here unchecked, and what is read as another type
+// than it has is read beyond its end.
+void same_type(const char* name, const Tensor& x, ScalarType type) {
+  STD_TORCH_CHECK(x.scalar_type() == type, "dc_loss: ", name, ": expected the dtype of pred");
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> dc_loss(const Tensor& pred, const Tensor& target,
                                                    const std::optional<Tensor>& weight,
                                                    const Tensor& k, const Tensor& delta,
@@ -196,6 +202,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dc_loss(const Tensor& pred, const Ten
                                                    bool with_grad) {
   const Stream stream(pred);
   const ScalarType type = pred.scalar_type();
+  same_type("target", target, type);
+  if (weight) same_type("weight", *weight, type);
   const bool gradients = reduce && with_grad;
   const ScalarType acc = accumulate_type(type);
   Tensor loss = reduce ? stream.empty({}, type) : stream.empty_contiguous_like(pred);
@@ -224,6 +232,9 @@ std::tuple<Tensor, Tensor, Tensor> dc_loss_backward(const Tensor& grad_loss, con
                                                     bool text_form, double scale) {
   const Stream stream(pred);
   const ScalarType type = pred.scalar_type();
+  same_type("grad_loss", grad_loss, type);
+  same_type("target", target, type);
+  if (weight) same_type("weight", *weight, type);
   const ScalarType acc = accumulate_type(type);
   Tensor grad_pred = stream.empty_contiguous_like(pred);
   Tensor grad_k = stream.empty({}, acc);

@@ -110,7 +110,7 @@ constexpr int kPlaneChannels = 64;   // of a block
 
 // grid: (pixel tiles, channel groups, N). block: 64 vectors of pixels x 4 channels.
 template <int V, class T>
-__global__ void __launch_bounds__(kThreads, sizeof(T) < 8 ? 3 : 1)
+__global__ void __launch_bounds__(kThreads, sizeof(T) < 8 ? 2 : 1)
     gate_apply_plane_kernel(const GateApply<T> a) {
   using A = Acc<T>;
   constexpr int kRows = kThreads / kPlaneVectors;

@@ -161,7 +161,7 @@ constexpr int kPlaneWarps = 16;
 // contiguous: a block takes a strip of 32 vectors of pixels, its warps share the channels.
 // grid: N x strips.
 template <int V, class T>
-__global__ void __launch_bounds__(kWarp* kPlaneWarps)
+__global__ void __launch_bounds__(kWarp* kPlaneWarps, 2)
     gate_bwd_plane_kernel(const GateBackward<T> a) {
   using A = Acc<T>;
   __shared__ ThreadVectors<A, V, kWarp> shared[kPlaneWarps];

@@ -211,7 +211,7 @@ constexpr int kSegmentWarps = 4;
 // Where pixels are innermost, what a thread makes is written at the end of its walk: full sectors, although
 // its neighbours write other channels.
 template <int V, bool channels_last, class A>
-__global__ void __launch_bounds__(kWarp* kSegmentWarps)
+__global__ void __launch_bounds__(kWarp* kSegmentWarps, sizeof(A) < 8 ? 4 : 2)
     interpolate_x_kernel(const A* taps, A* rows, const Level l) {
   constexpr int kPositions = kSegment * kSegmentWarps;
   __shared__ Cell<A> sources[kPositions + 2];

@@ -10,8 +10,8 @@
 // the two sums under way in registers: a gather, no atomics.
 //
 // Sizes for 25 x 25 -> 200 x 200, D = 256: taps 5.8 MB, rows 15 MB, both stay in L2. Naively an output
-// reads 36 taps: 1.5 GB. Walking 8 rows reads about one row vector an output: 41 MB of L2 traffic, 8 us,
-// and the first kernel 35 MB, 6 us. Samples go in groups whose rows fit the L2 cache.
+// reads 36 taps: 1.5 GB. Walking 16 rows reads less than one row vector an output: 40 MB of L2 traffic (61 MB
+// with 8 rows; counted), 7 us, and the first kernel 40 MB, 7 us. At N = 1 all blocks are resident at once. Samples go in groups whose rows fit the L2 cache.
 // Measured on an H200 (benchmarks/results/nvidia-h200/kernels.json): 29 us for both, linear in N. That walk
 // waited for memory three times at its start and three times in every cell; now it waits once. Not measured
 // since.
@@ -23,7 +23,7 @@ namespace {
 
 // ---- y: the gate -----------------------------------------------------------------------------------------
 
-constexpr int kGateRows = 8;
+constexpr int kGateRows = 16;
 constexpr int kGateWarps = 4;
 
 template <class T>
@@ -34,19 +34,21 @@ struct Gate {
   Level level;
 };
 
-// grid: (column tiles, strips of 8 rows, samples). block: (32 lanes along channels, 4 columns).
+// The sums of a thread's rows lie in shared memory: in registers they would spill.
+// grid: (column tiles, strips of 16 rows, samples). block: (32 lanes along channels, 4 columns).
 template <int V, class T>
 __global__ void __launch_bounds__(kWarp* kGateWarps, sizeof(T) < 8 ? 5 : 1)
     gate_kernel(const Gate<T> a) {
   using A = Acc<T>;
   const Level& l = a.level;
   __shared__ Cell<A> sources[kGateRows + 2];
+  __shared__ A dots[kGateRows][kWarp * kGateWarps];
   const int64_t y0 = int64_t(blockIdx.y) * kGateRows;
   make_sources<kGateRows + 2>(sources, y0 - 1, l.h, l.H, threadIdx.y * kWarp + threadIdx.x);
   const int64_t x = int64_t(blockIdx.x) * kGateWarps + threadIdx.y, n = blockIdx.z;
   if (x >= l.W) return;
   const A* column = a.rows + n * l.h * 3 * l.W * l.D + x * l.D;
-  A dot[kGateRows] = {};
+  const int thread = threadIdx.y * kWarp + threadIdx.x;
   for (int64_t d = int64_t(threadIdx.x) * V; d < l.D; d += kWarp * V) {
     Walk<A, V, true> walk(column + d, 3 * l.W * l.D, l.W * l.D, l.h);
     asm volatile("" ::: "memory");  // the sources stay in shared memory: kept, they would spill
@@ -55,14 +57,16 @@ __global__ void __launch_bounds__(kWarp* kGateWarps, sizeof(T) < 8 ? 5 : 1)
 #pragma unroll
     for (int r = 0; r < kGateRows; ++r) {  // past the image: harmless, and not stored
       const Vec<A, V> hidden = walk.next(sources + r, bias);
+      A dot = threadIdx.x * V == d ? A(0) : dots[r][thread];
 #pragma unroll
-      for (int v = 0; v < V; ++v) dot[r] += weight[v] * relu(hidden[v]);
+      for (int v = 0; v < V; ++v) dot += weight[v] * relu(hidden[v]);
+      dots[r][thread] = dot;
     }
   }
   const A gate_bias = widen(a.gate_bias[0]);
 #pragma unroll
   for (int r = 0; r < kGateRows; ++r) {
-    const A total = warp_sum(dot[r]);
+    const A total = warp_sum(threadIdx.x * V < l.D ? dots[r][thread] : A(0));
     if (threadIdx.x == 0 && y0 + r < l.H) {
       a.gate[(n * l.H + y0 + r) * l.W + x] = sigmoid(total + gate_bias);
     }
@@ -110,7 +114,7 @@ struct ReLUMap {
   Level level;
 };
 
-// grid: (tiles of positions m, strips of 8 rows, samples).
+// grid: (tiles of positions m, strips of 16 rows, samples).
 template <int V, class T>
 __global__ void __launch_bounds__(128) relu_map_kernel(const ReLUMap<T> a) {
   using A = Acc<T>;
