@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from math import prod
 
-from benchmarks.plan import Options, groups_of
+from benchmarks.plan import DIRECTIONS, Options, groups_of
 from benchmarks.records import FORWARD, TRAINING
-from benchmarks.shapes import neck_shapes
+from benchmarks.shapes import CALL, neck_shapes
 from benchmarks.workload import Group, Workload
 
 
@@ -23,14 +23,17 @@ def plan(options: Options) -> list[Group]:
                 input_shapes=(shape.low, shape.high),
                 differentiable=(True, True),
                 dtype=dtype,
-                traffic={
+                traffic={}
+                if shape == CALL
+                else {
                     # p_low and p_high are read, the output is written;
                     FORWARD: 2 * low + high,
                     # backward reads grad_out (it is grad_p_low as well) and writes grad_p_high.
                     TRAINING: 3 * low + 2 * high,
                 },
             )
-            groups += groups_of(workload, options, share=0.1)
+            compared = () if shape == CALL else DIRECTIONS
+            groups += groups_of(workload, options, compared=compared, share=0.1)
     return groups
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from benchmarks.baselines import convolution_floor
 from benchmarks.plan import DIRECTIONS, Options, groups_of
 from benchmarks.records import FORWARD
-from benchmarks.shapes import neck_shapes
+from benchmarks.shapes import CALL, neck_shapes
 from benchmarks.workload import Group, Workload
 
 HIDDEN = 64  # the narrow gate; bench_efpn_bs has the wide one
@@ -18,8 +18,8 @@ def plan(options: Options) -> list[Group]:
     groups = []
     for dtype in options.dtypes:
         for full_shape in neck_shapes(options.size, options.device):
-            if options.device == "cpu" and full_shape.batch > 1:
-                continue  # bench_efpn_bs shows what a batch does
+            if full_shape == CALL or (options.device == "cpu" and full_shape.batch > 1):
+                continue  # bench_efpn_bs shows what a call costs, and what a batch does
             shape = replace(full_shape, hidden=min(HIDDEN, full_shape.hidden))
             workload = Workload(
                 operator="FBSM",

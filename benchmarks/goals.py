@@ -21,6 +21,7 @@ from .records import (
     Row,
     by_group,
 )
+from .shapes import CALL
 
 FORMATS = ("contiguous", "channels_last")
 
@@ -192,6 +193,8 @@ def memory_goals(name: str, contest: Contest) -> list[Goal]:
 def cem_goals(key: GroupKey, contest: Contest) -> list[Goal]:
     """Bandwidth of the forward pass on a GPU."""
     if key.clock != "graph" or key.cache != "cold" or key.direction != FORWARD:
+        return []
+    if key.shape.startswith(CALL.name):
         return []
     ours = contest.ours
     name = f"CEM forward, {key.shape}, {key.dtype} {ours.memory_format}, {ours.ran_on}: "

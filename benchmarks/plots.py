@@ -29,6 +29,7 @@ from .records import (
     by_group,
 )
 from .report import headline, ours_in, speedup_over
+from .shapes import CALL
 
 COLOURS = {
     OURS: "#0072B2",
@@ -201,6 +202,8 @@ def kept_memory(rows: Sequence[Row]) -> plt.Figure | None:
     """What a block keeps for backward: its own activations, and its inputs and outputs."""
     bars: dict[tuple[str, str], Row] = {}
     for row in rows:
+        if row.shape.startswith(CALL.name):
+            continue
         if row.operator == "EFPNBS" and row.saved_bytes and row.variant in (OURS, EAGER):
             bars.setdefault((f"{row.shape}\n{row.dtype}", row.label), row)
     if not bars:
@@ -224,7 +227,8 @@ def kept_memory(rows: Sequence[Row]) -> plt.Figure | None:
 
 
 def _in_pictures(key: GroupKey) -> bool:
-    return key.direction in (FORWARD, TRAINING) and (key.clock, key.cache) in HEADLINE
+    headline = key.direction in (FORWARD, TRAINING) and (key.clock, key.cache) in HEADLINE
+    return headline and not key.shape.startswith(CALL.name)
 
 
 def _headed(figure: plt.Figure, title: str) -> None:

@@ -34,10 +34,11 @@ from .records import (
     Row,
     by_group,
 )
+from .shapes import CALL
 
 RESULTS = ROOT / "benchmarks" / "results"
 DEVICE_TYPES = {"cpu": "cpu", "gpu": "cuda"}
-SHAPES = ("AI-TOD", "2 048", "10 000 000")  # of the goals
+SHAPES = ("AI-TOD", "2 048", "10 000 000", CALL.name)  # of the goals, and a call's own cost
 NOT_MEASURED = "No measurement on such a device has been committed yet.\n"
 
 

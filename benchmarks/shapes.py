@@ -64,6 +64,8 @@ AITOD = from_image("AI-TOD 800x800", 800, 800)
 VISDRONE = from_image("VisDrone 1333x800", 800, 1333)
 DOTA = from_image("DOTA 1024x1024", 1024, 1024)
 DATA_SETS = {"aitod": AITOD, "visdrone": VISDRONE, "dota": DOTA}
+CALL = NeckShape("one call", 1, 8, 8, 2, 2, channels=8, hidden=8)
+"""So small that a call's own cost is all of its time: Python, dispatch, autograd, launches."""
 SMOKE = NeckShape("smoke", 1, 24, 20, 3, 5, channels=16, hidden=16)
 
 # A two-stage head has some thousand elements, a dense head up to ten million.
@@ -82,8 +84,8 @@ def neck_shapes(size: str, device: str) -> tuple[NeckShape, ...]:
     batches = (1, 2, 8) if device == "cuda" else (1, 2)
     goal_shapes = tuple(replace(AITOD, batch=batch) for batch in batches)
     if size == "quick":
-        return goal_shapes if device == "cuda" else goal_shapes[:1]
-    return (*goal_shapes, VISDRONE, DOTA)
+        return (*(goal_shapes if device == "cuda" else goal_shapes[:1]), CALL)
+    return (*goal_shapes, VISDRONE, DOTA, CALL)
 
 
 def block_shapes(size: str, device: str) -> tuple[NeckShape, ...]:
