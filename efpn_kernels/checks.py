@@ -61,10 +61,25 @@ def maps(low_name: str, low: Tensor, high: Tensor) -> None:
         )
 
 
+def _fits(low: Tensor, parameter: object, shape: tuple[int, ...]) -> bool:
+    """Whether nothing is wrong with a parameter: what every call asks, before what to say of it."""
+    return (
+        isinstance(parameter, Tensor)
+        and parameter.shape == shape
+        and parameter.device == low.device
+        and (
+            parameter.dtype == low.dtype
+            or (parameter.is_floating_point() and _cast_alike(parameter, low))
+        )
+    )
+
+
 def _parameters(
     low_name: str, low: Tensor, expected: dict[str, tuple[Tensor, tuple[int, ...]]]
 ) -> None:
     for name, (parameter, shape) in expected.items():
+        if _fits(low, parameter, shape):
+            continue
         tensor(name, parameter)
         _shape(name, parameter, shape)
         same_kind(name, parameter, low_name, low)
@@ -80,13 +95,15 @@ def _map_channels(name: str, x: Tensor, parameter_name: str, expected: int) -> N
 
 def projection(low: Tensor, high: Tensor, prefix: str, weight: Tensor, bias: Tensor) -> None:
     """The projection of CEM: ``[Cl, Ch, 1, 1]`` and ``[Cl]``."""
+    c, c_high = low.shape[1], high.shape[1]
+    if _fits(low, weight, (c, c_high, 1, 1)) and _fits(low, bias, (c,)):
+        return
     tensor(f"{prefix}weight", weight)
     tensor(f"{prefix}bias", bias)
     if weight.dim() == 4 and weight.shape[2:] == (1, 1) and bias.shape == weight.shape[:1]:
         # A sound module: then it is a map that does not fit.
         _map_channels("p_low", low, f"{prefix}weight", weight.shape[0])
         _map_channels("p_high", high, f"{prefix}weight", weight.shape[1])
-    c, c_high = low.shape[1], high.shape[1]
     _parameters(
         "p_low",
         low,

@@ -124,7 +124,8 @@ class FBSM(nn.Module):
 
     def fbsm_parameters(self) -> tuple[Tensor, ...]:
         """The parameters in the order of :func:`fbsm`."""
-        return (*self.gate_parameters(), self.refine_conv.weight, self.refine_conv.bias)
+        refine = self.refine_conv
+        return (*self.gate_parameters(), refine.weight, refine.bias)
 
     def forward(self, c_low: Tensor, p_high: Tensor) -> Tensor:
         """``(c_low [N, Cl, H, W], p_high [N, Ch, h, w]) -> [N, Cl, H, W]``."""
