@@ -1,9 +1,9 @@
 """Operators by the short way: an ``autograd.Function`` without the generic Python of ``torch.library``.
 
-That machinery reads the whole schema anew for every argument of a call, casts under autocast one tensor
-and one node of the graph at a time, and wraps backward a second time: for a block of seventeen arguments
-more than launching all of its kernels takes. Who calls the operator in the dispatcher gets it, and so do
-compilers, exporters and the transforms of ``torch.func``, which know operators and not this.
+That machinery reads the whole schema anew for every argument of a call, casts under autocast one tensor and
+one node of the graph at a time, and wraps backward a second time. For a block of seventeen arguments this
+takes longer than to launch all of its kernels. The operator in the dispatcher keeps it: for direct callers,
+compilers, exporters and the transforms of ``torch.func``, which see operators and nothing else.
 """
 
 from __future__ import annotations
@@ -70,9 +70,8 @@ class _Call(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_out is None:
             return (None,) * len(ctx.needs_input_grad)
-        if (
-            torch.is_grad_enabled()
-        ):  # create_graph=True: the dispatcher's operator is what refuses it
+        # With create_graph=True it is the operator in the dispatcher that refuses a second backward.
+        if torch.is_grad_enabled():
             grads = ctx.operator.gradients(ctx, grad_out, ctx.grad_dtype)
         else:
             with torch._C._AutoDispatchBelowAutograd():
