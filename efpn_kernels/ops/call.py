@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from . import operator as dispatcher
 from .kernels import accumulate_dtype
-from .operator import ALL_AUTOCAST
 
 
 class Operator(NamedTuple):
@@ -45,11 +45,7 @@ def cast_all(tensors: Iterable[Tensor], dtype: torch.dtype) -> list[Tensor]:
 
 def _autocast(arguments: tuple[Any, ...], dtype: torch.dtype) -> list[Any]:
     out = list(arguments)
-    which = [
-        i
-        for i, a in enumerate(arguments)
-        if isinstance(a, Tensor) and a.is_floating_point() and a.dtype != torch.float64
-    ]
+    which = [i for i, a in enumerate(arguments) if dispatcher.is_cast(a)]
     for i, x in zip(which, cast_all((arguments[i] for i in which), dtype), strict=True):
         out[i] = x
     return out
@@ -76,8 +72,7 @@ class _Call(torch.autograd.Function):
         else:
             with torch._C._AutoDispatchBelowAutograd():
                 grads = ctx.operator.gradients(ctx, grad_out, ctx.grad_dtype)
-        needed = ctx.needs_input_grad[2:]
-        return None, None, *(g if n else None for g, n in zip(grads, needed, strict=True))
+        return None, None, *_needed(ctx.needs_input_grad[2:], grads)
 
 
 def _run(
@@ -86,9 +81,30 @@ def _run(
     with torch._C._AutoDispatchBelowAutograd():
         if dtype is None:
             return arguments, operator.forward(*arguments)
-        with torch._C._ExcludeDispatchKeyGuard(ALL_AUTOCAST):
+        with torch._C._ExcludeDispatchKeyGuard(dispatcher.ALL_AUTOCAST):
             inputs = tuple(_autocast(arguments, dtype))
             return inputs, operator.forward(*inputs)
+
+
+def differentiable(namespace: str, name: str, operator: Operator) -> None:
+    """Attach the gradient of ``operator`` to both ways: to ``namespace::name``, and to :func:`call`."""
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*output[1:])
+        operator.save(ctx, inputs, output)
+
+    def backward(ctx: Any, grad_out: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if grad_out is None:
+            return (None,) * len(ctx.needs_input_grad)
+        return _needed(ctx.needs_input_grad, operator.gradients(ctx, grad_out, None))
+
+    dispatcher.differentiable(namespace, name, setup_context, backward)
+    OPERATORS[namespace, name] = operator
+
+
+def _needed(needs: tuple[bool, ...], grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(g if n else None for g, n in zip(grads, needs, strict=True))
 
 
 def call(namespace: str, name: str, keep: bool, *arguments: Any) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import operator
-from .call import OPERATORS, Operator, cast_all
+from .call import Operator, cast_all, differentiable
 from .kernels import accumulate_dtype
 from .layout import dense, empty_map, memory_format
 
@@ -65,12 +65,6 @@ def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> N
     ctx.save_for_backward(p_high, weight, *output[1:])
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*output[1:])
-    _save(ctx, inputs, output)
-
-
 def register(namespace: str) -> None:
     """Define ``cem`` and ``cem_backward`` in ``namespace``."""
     kernels = getattr(torch.ops, namespace)
@@ -98,14 +92,8 @@ def register(namespace: str) -> None:
     def gradients(ctx: Any, grad_out: Tensor, grad_dtype: torch.dtype | None) -> tuple[Tensor, ...]:
         return grad_out, *kernels.cem_backward(dense(grad_out), *ctx.saved_tensors, grad_dtype)
 
-    def backward(ctx: Any, grad_out: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        if grad_out is None:
-            return None, None, None, None
-        return gradients(ctx, grad_out, None)
-
     operator.define(namespace, "cem", SCHEMA, cem, _fake, one_dtype=True)
     operator.define(namespace, "cem_backward", BACKWARD_SCHEMA, cem_backward, _fake_backward)
-    operator.differentiable(namespace, "cem", _setup_context, backward)
+    differentiable(namespace, "cem", Operator(kernels.cem.default, _save, gradients))
     operator.once_differentiable(namespace, "cem_backward")
     operator.autocast(namespace, "cem", torch.get_autocast_dtype)
-    OPERATORS[namespace, "cem"] = Operator(kernels.cem.default, _save, gradients)

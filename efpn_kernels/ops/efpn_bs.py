@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from . import convolution, high_gate, low_gate, operator, refine
-from .call import OPERATORS, Operator, cast_all
+from .call import Operator, cast_all, differentiable
 from .cem import context_fakes, no_context
 from .kernels import accumulate_dtype
 from .layout import as_format, empty_map, memory_format
@@ -125,12 +125,6 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.keep = keep
     if keep:
         ctx.save_for_backward(out, *tensors, *state)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*output[1:])
-    _save(ctx, inputs, output)
 
 
 def register(namespace: str) -> None:
@@ -259,20 +253,13 @@ def register(namespace: str) -> None:
             )
         return *kernels.efpn_bs_backward(grad_out, *ctx.saved_tensors, grad_dtype), None
 
-    def backward(ctx: Any, grad_out: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        if grad_out is None:
-            return (None,) * (3 + len(PARAMETERS))
-        grads = gradients(ctx, grad_out, None)
-        return tuple(g if n else None for g, n in zip(grads, ctx.needs_input_grad, strict=True))
-
     operator.define(namespace, "efpn_bs", SCHEMA, efpn_bs, _fake_of(namespace), one_dtype=True)
     operator.define(
         namespace, "efpn_bs_backward", BACKWARD_SCHEMA, efpn_bs_backward, _fake_backward
     )
-    operator.differentiable(namespace, "efpn_bs", _setup_context, backward)
+    differentiable(namespace, "efpn_bs", Operator(kernels.efpn_bs.default, _save, gradients))
     operator.once_differentiable(namespace, "efpn_bs_backward")
     operator.autocast(namespace, "efpn_bs", torch.get_autocast_dtype)
-    OPERATORS[namespace, "efpn_bs"] = Operator(kernels.efpn_bs.default, _save, gradients)
 
 
 def _as_parameters(

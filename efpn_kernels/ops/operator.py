@@ -87,6 +87,11 @@ def refuse_mixed(
             )
 
 
+def is_cast(a: Any) -> bool:
+    """Whether autocast casts an argument: a floating-point tensor, but for float64."""
+    return isinstance(a, Tensor) and a.is_floating_point() and a.dtype != torch.float64
+
+
 def autocast(
     namespace: str, name: str, dtype_of: Callable[[str], torch.dtype], fixed: tuple[int, ...] = ()
 ) -> None:
@@ -102,15 +107,7 @@ def autocast(
             *args: Any, _device_type: str = device_type, _keyset: torch._C.DispatchKeySet = keyset
         ) -> Any:
             dtype = dtype_of(_device_type)
-            cast = [
-                a.to(dtype)
-                if isinstance(a, Tensor)
-                and a.is_floating_point()
-                and a.dtype != torch.float64
-                and i not in fixed
-                else a
-                for i, a in enumerate(args)
-            ]
+            cast = [a.to(dtype) if is_cast(a) and i not in fixed else a for i, a in enumerate(args)]
             refuse_mixed(op, cast, fixed)
             with torch._C._ExcludeDispatchKeyGuard(_keyset):
                 return op(*cast)

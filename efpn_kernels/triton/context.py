@@ -29,6 +29,7 @@ from .launch import (
     cdiv,
     is_channels_last,
     launch,
+    launch_map,
     map_tile_of,
     power_of_2,
 )
@@ -168,22 +169,7 @@ def context_add_kernel(
 
 def context_add(p_low: Tensor, context: Tensor) -> Tensor:
     """``p_low [N, C, H, W] + context [N, C]``."""
-    N, C, H, W = p_low.shape
+    _, C, H, W = p_low.shape
     out = torch.empty_like(p_low)
-    if out.numel():
-        channels_last = is_channels_last(p_low)
-        tile = map_tile_of("context_add", p_low)
-        launch(
-            context_add_kernel,
-            (cdiv(H * W, tile.pixels), cdiv(C, tile.channels), N),
-            p_low,
-            context,
-            out,
-            H * W,
-            C,
-            PIXELS=tile.pixels,
-            CHANNELS=tile.channels,
-            CHANNELS_LAST=channels_last,
-            num_warps=tile.warps,
-        )
+    launch_map(context_add_kernel, "context_add", p_low, p_low, context, out, H * W, C)
     return out

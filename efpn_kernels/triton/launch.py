@@ -148,6 +148,28 @@ def map_tile_of(kernel: str, x: Tensor, pixels: int | None = None) -> Tile:
     return tile_of(limits, H * W if pixels is None else pixels, C, channels_last, image)
 
 
+def launch_map(kernel: JITFunction, name: str, x: Tensor, *args: object, **options: object) -> None:
+    """Launch a pass over the tiles of the map ``x``: a program for each, in grid (pixels, channels, N).
+
+    The tile comes from the settings of ``name``; PIXELS, CHANNELS and CHANNELS_LAST are the kernel's last
+    constexpr parameters, ``options`` those before. A map without elements is no launch.
+    """
+    if not x.numel():
+        return
+    N, C, H, W = x.shape
+    tile = map_tile_of(name, x)
+    launch(
+        kernel,
+        (cdiv(H * W, tile.pixels), cdiv(C, tile.channels), N),
+        *args,
+        **options,
+        PIXELS=tile.pixels,
+        CHANNELS=tile.channels,
+        CHANNELS_LAST=is_channels_last(x),
+        num_warps=tile.warps,
+    )
+
+
 def chunks(positions: int, tile: int, programs: int) -> tuple[int, int]:
     """Split ``positions`` into at most ``programs`` chunks of whole tiles: ``(tiles each, chunks)``."""
     tiles = cdiv(positions, tile)

@@ -26,7 +26,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import accumulator_type, cdiv, is_channels_last, launch, map_tile_of
+from .launch import (
+    accumulator_type,
+    cdiv,
+    is_channels_last,
+    launch,
+    launch_map,
+    map_tile_of,
+)
 from .tile import border_class, map_tile, relu, sigmoid
 
 
@@ -157,44 +164,13 @@ def bias_relu_kernel(
 
 def bias_relu_(x: Tensor, bias: Tensor) -> None:
     """``x = relu(x + bias)``, a map ``[N, C, H, W]`` and ``[C]``."""
-    N, C, H, W = x.shape
-    if x.numel():
-        tile = map_tile_of("bias_relu", x)
-        launch(
-            bias_relu_kernel,
-            (cdiv(H * W, tile.pixels), cdiv(C, tile.channels), N),
-            x,
-            bias,
-            H * W,
-            C,
-            ACC=accumulator_type(x),
-            PIXELS=tile.pixels,
-            CHANNELS=tile.channels,
-            CHANNELS_LAST=is_channels_last(x),
-            num_warps=tile.warps,
-        )
+    _, C, H, W = x.shape
+    launch_map(bias_relu_kernel, "bias_relu", x, x, bias, H * W, C, ACC=accumulator_type(x))
 
 
 def border_relu(conv: Tensor, border: Tensor) -> Tensor:
     """``relu(conv + border[class])``, a map."""
-    N, D, H, W = conv.shape
+    _, D, H, W = conv.shape
     out = torch.empty_like(conv)
-    if out.numel():
-        channels_last = is_channels_last(conv)
-        tile = map_tile_of("border_relu", conv)
-        launch(
-            border_relu_kernel,
-            (cdiv(H * W, tile.pixels), cdiv(D, tile.channels), N),
-            conv,
-            border,
-            out,
-            H,
-            W,
-            H * W,
-            D,
-            PIXELS=tile.pixels,
-            CHANNELS=tile.channels,
-            CHANNELS_LAST=channels_last,
-            num_warps=tile.warps,
-        )
+    launch_map(border_relu_kernel, "border_relu", conv, conv, border, out, H, W, H * W, D)
     return out

@@ -14,6 +14,7 @@ from .launch import (
     cdiv,
     is_channels_last,
     launch,
+    launch_map,
     map_class,
     map_tile_of,
 )
@@ -54,12 +55,12 @@ def mask_apply_kernel(
     HW,
     C,
     ACC: tl.constexpr,
-    PIXELS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
     GATED: tl.constexpr,
     HAS_CONTEXT: tl.constexpr,
     MERGE: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
 ):
     """x ``= (p_low + context) mask``, or with ``MERGE`` x ``+= p_low mask``."""
     p0 = tl.program_id(0) * PIXELS
@@ -83,14 +84,11 @@ def launch_mask_apply(
     p_low: Tensor, context: Tensor | None, mask: Tensor, x: Tensor, merge: bool
 ) -> None:
     """The pass of :func:`mask_apply` and :func:`mask_merge_`, into x."""
-    N, C, H, W = p_low.shape
-    if p_low.numel() == 0:
-        return
-    channels_last = is_channels_last(p_low)
-    tile = map_tile_of("mask_apply", p_low)
-    launch(
+    _, C, H, W = p_low.shape
+    launch_map(
         mask_apply_kernel,
-        (cdiv(H * W, tile.pixels), cdiv(C, tile.channels), N),
+        "mask_apply",
+        p_low,
         p_low,
         context,
         mask,
@@ -98,13 +96,9 @@ def launch_mask_apply(
         H * W,
         C,
         ACC=accumulator_type(p_low),
-        PIXELS=tile.pixels,
-        CHANNELS=tile.channels,
-        CHANNELS_LAST=channels_last,
         GATED=is_gate(mask, p_low),
         HAS_CONTEXT=context is not None,
         MERGE=merge,
-        num_warps=tile.warps,
     )
 
 
