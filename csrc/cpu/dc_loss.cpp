@@ -2,6 +2,7 @@
 //
 // Bytes: pred and target read, grad_pred written: 12 per float32 element. Operations: about 40 per
 // element, an exp and a division among them; with AVX-512 they take about as long as the memory.
+#include "../common/checks.h"
 #include "tensor.h"
 
 namespace efpn {
@@ -68,12 +69,6 @@ DCLossSums run(const DCLossArguments<S>& arguments, int64_t numel) {
     total.grad_delta += p.grad_delta;
   }
   return total;
-}
-
-// Whoever calls the operator in the dispatcher comes here unchecked, and what is read as another type
-// than it has is read beyond its end.
-void same_type(const char* name, const Tensor& x, ScalarType type) {
-  STD_TORCH_CHECK(x.scalar_type() == type, "dc_loss: ", name, ": expected the dtype of pred");
 }
 
 template <class S>

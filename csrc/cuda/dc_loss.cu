@@ -11,6 +11,7 @@
 // elements. Not measured since.
 #include "tensor.cuh"
 
+#include "../common/checks.h"
 #include "../common/dc_loss.h"
 
 namespace efpn {
@@ -187,12 +188,6 @@ void run(const Stream& stream, DCLoss<T> a) {
   });
   if (!a.partial) return;
   stream.launch(dc_loss_finish_kernel<gradients, T>, dim3(1), dim3(kFinishThreads), a, blocks);
-}
-
-// Whoever calls the operator in the dispatcher comes here unchecked, and what is read as another type
-// than it has is read beyond its end.
-void same_type(const char* name, const Tensor& x, ScalarType type) {
-  STD_TORCH_CHECK(x.scalar_type() == type, "dc_loss: ", name, ": expected the dtype of pred");
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> dc_loss(const Tensor& pred, const Tensor& target,

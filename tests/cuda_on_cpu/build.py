@@ -89,7 +89,7 @@ def build(folder: Path) -> Path:
     wanted = [p for p in sorted(build_cuda.SOURCES.iterdir()) if p.suffix in (".cu", ".cuh")]
     translated = [translate(path, folder / "cuda") for path in wanted]
     sources = [path for path in translated if path.suffix == ".cu"]
-    sources += [HERE / "broken.cu", HERE / "emulate.cpp", HERE / "watch.cpp"]
+    sources += [HERE / "broken.cu", *sorted(HERE.glob("*.cpp"))]
     headers = [path for path in translated if path.suffix == ".cuh"]
     headers += [*HERE.glob("*.h"), *(folder / "common").iterdir()]
     newest = max(path.stat().st_mtime for path in headers)

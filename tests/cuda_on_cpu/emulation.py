@@ -62,7 +62,7 @@ class Emulation:
 
     @contextmanager
     def counting(self) -> Iterator[list[dict]]:
-        """Fills the list with a record for each launch: see ``Counts`` in watch.cpp."""
+        """Fills the list with a record for each launch: see ``Counts`` in count.cpp."""
         launches: list[dict] = []
         self.library.efpn_emulate_count(1)
         try:

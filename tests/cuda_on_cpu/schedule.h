@@ -1,4 +1,4 @@
-// What the scheduler tells the watch of memory. Time is a counter that moves on at every barrier.
+// What the scheduler, the watch of memory and the counts tell each other. Time is a counter that moves on at every barrier.
 #pragma once
 
 #include <cstddef>
@@ -26,7 +26,13 @@ Range stacks();
 // Keeps the first problem of a launch for efpn_emulate_problem.
 void report(const char* what, size_t size, const void* code);
 
+uintptr_t library_base();
+
 void launch_starts(const void* kernel, int blocks);
 void cluster_ends();
+
+bool counting();
+void count_launch(uintptr_t kernel, int blocks);
+void count_access(const void* address, size_t size, bool write, bool shared, const void* code);
 
 }  // namespace emulate
