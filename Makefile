@@ -49,6 +49,7 @@ bench: $(BUILT)
 
 test: $(BUILT) $(MMDET)
 	$(QUIETLY) $(BIN)/python -m pytest tests
+	$(QUIETLY) $(BIN)/python -m pytest benchmarks/tests
 	$(MAKE) --jobs 2 --output-sync interpret-operators interpret-kernels
 
 # Triton's kernels on the CPU. The interpreter is a single thread of Python: two of them at a time.
@@ -60,6 +61,7 @@ interpret-kernels: $(BUILT)
 
 test-core: $(BUILT)
 	$(QUIETLY) $(BIN)/python -m pytest tests --ignore tests/mmdet
+	$(QUIETLY) $(BIN)/python -m pytest benchmarks/tests
 
 demo: $(BUILT) $(MMDET)
 	$(BIN)/efpn demo

@@ -86,6 +86,7 @@ def tensor_bytes(values: tuple | list) -> int:
 def graph_microseconds(calls: list[Callable[[], object]]) -> float:
     """Median time of one call, from replays of a graph of all of them."""
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())  # which may still be making the arguments
     with torch.cuda.stream(stream):
         for _ in range(2):
             calls[0]()
