@@ -67,7 +67,7 @@ demo: $(BUILT) $(MMDET)
 	$(BIN)/efpn demo
 
 gpu-check:
-	$(PYTHON) -m benchmarks.gpu_check
+	$(PYTHON) -m benchmarks.kernels.gpu_check
 
 # ASan must be the first library of the process; Python itself leaks by design.
 SANITIZED := ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)"

@@ -19,8 +19,8 @@ its baselines and writes a report. Each module has one duty:
 ``report``        Markdown and JSON; ``plots`` the pictures
 ``bench_*``       one operator each, collected by pytest
 ``replay``        feeds pytest-benchmark with the samples
-``gpu_check``     build, test and benchmark on a CUDA machine: ``make gpu-check``
-``gpu_kernels``   the single kernels on a GPU
 ``readme_table``  the README's measured tables, from the reports
+``kernels``       tools of those who change the kernels, with a README of its own
+``tests``         of all this: ``pytest benchmarks/tests``
 ================  ==============================================================================
 """

@@ -5,32 +5,26 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from kernel_cases import (
+from torch import Tensor
+
+import build_cpu
+import build_cuda
+from checking.cases import (
     POOLS,
     Case,
     Maker,
     border_cases,
-    check_results,
     kernel_cases,
     level_cases,
     loss_cases,
     map_cases,
     pooled_cases,
-    run_kernel,
 )
-from torch import Tensor
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "csrc"))
-
-import build_cpu  # noqa: E402
-import build_cuda  # noqa: E402
-from cuda_on_cpu.emulation import Emulation  # noqa: E402
+from checking.comparison import check_results, run_kernel
+from checking.emulator import Emulation
 
 pytestmark = [
     pytest.mark.slow,
@@ -78,7 +72,7 @@ def case_id(value: Case | bool | list[int]) -> str:
 @pytest.fixture(scope="module")
 def emulation() -> Emulation:
     """The kernels, built once and kept from run to run."""
-    return Emulation(ROOT / "build" / "cuda_on_cpu")
+    return Emulation()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
@@ -108,7 +102,7 @@ FAULTS = (
     "a sum overflows",
     "a shuffle reads a lane that does not take part",
 )
-"""What is wrong with the kernels of ``cuda_on_cpu/broken.cu``, in their order."""
+"""What is wrong with the kernels of ``emulator/broken.cu``, in their order."""
 
 
 @pytest.mark.parametrize("fault", range(len(FAULTS)))

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from kernel_cases import Case, Maker, check_results, kernel_cases, run_kernel
 
 # Importing the package loads every backend that this machine can run.
 import efpn_kernels  # noqa: F401
+from checking.cases import Case, Maker, kernel_cases
+from checking.comparison import check_results, run_kernel
 from efpn_kernels.ops.kernels import KERNELS
 
 CASES = [(case, channels_last) for case in kernel_cases() for channels_last in case.formats]

@@ -41,13 +41,25 @@ FOREIGN = {
 }
 
 
+# What nothing in a folder may import: the roots of the others' modules.
+ROOT = Path(__file__).resolve().parents[1]
+TESTS = {path.stem for path in (ROOT / "tests").glob("*.py")} | {"tests"}
+OUTSIDE = {"benchmarks", "integration"} | TESTS
+SEPARATE: dict[str, set[str]] = {
+    "tests": {"benchmarks"},
+    "benchmarks": TESTS - {"conftest"},
+    "csrc": OUTSIDE,
+    "integration": (OUTSIDE | {"checking"}) - {"integration"},
+}
+
+
 def layer_of(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imports(file: Path) -> Iterator[str]:
     """Absolute dotted names of everything that a file imports, inside of functions too."""
-    parts = ("efpn_kernels", *file.relative_to(PACKAGE).with_suffix("").parts)
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -72,12 +84,37 @@ def test_imports_run_one_way(file: Path) -> None:
                 assert other in ALLOWED[layer], f"{layer} must not import {other}"
 
 
+@pytest.mark.parametrize("folder", SEPARATE)
+def test_tests_and_benchmarks_share_only_what_checks_the_kernels(folder: str) -> None:
+    """Neither imports the other, and what both import knows of neither: there is no circle."""
+    found = [
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in sorted((ROOT / folder).rglob("*.py"))
+        for name in imports(file)
+        if name.split(".")[0] in SEPARATE[folder]
+    ]
+    assert not found
+
+
+def test_users_benchmarks_do_not_need_the_developers_tools() -> None:
+    """``benchmarks/kernels`` builds on ``benchmarks``, and not the other way."""
+    kernels, tests = (ROOT / "benchmarks" / name for name in ("kernels", "tests"))
+    found = [
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in sorted((ROOT / "benchmarks").rglob("*.py"))
+        if not {kernels, tests} & set(file.parents)
+        for name in imports(file)
+        if name.startswith(("benchmarks.kernels", "benchmarks.tests", "checking"))
+    ]
+    assert not found
+
+
 @pytest.mark.parametrize("file", FILES, ids=relative)
 def test_what_a_layer_imports_from_outside(file: Path) -> None:
     layer = layer_of(file)
     for name in imports(file):
         root = name.split(".")[0]
-        assert root not in {"mmdet", "mmcv", "mmengine", "tests", "benchmarks"}
+        assert root not in {"mmdet", "mmcv", "mmengine", "tests", "benchmarks", "checking"}
         # The command line hands its detector commands over, without needing them.
         assert root != "efpn_mmdet" or layer == "cli"
         if layer in FOREIGN and root != "efpn_kernels" and root not in sys.stdlib_module_names:

@@ -42,11 +42,12 @@ def compiled(
     """The rows of the report for one target, made in a process where Triton compiles."""
     file = tmp_path_factory.mktemp("aot") / "report.json"
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = str(ROOT / "csrc")
     subprocess.run(
         [
             sys.executable,
             "-m",
-            "benchmarks.triton_report",
+            "checking.triton_report",
             "--targets",
             request.param,
             "--json",

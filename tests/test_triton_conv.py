@@ -8,8 +8,9 @@ from importlib.util import find_spec
 import pytest
 import torch
 import torch.nn.functional as F
-from kernel_cases import Maker
-from kernel_contracts import low_gate
+
+from checking.cases import Maker
+from checking.contracts import low_gate
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"

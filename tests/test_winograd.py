@@ -9,13 +9,14 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-import kernel_contracts
 import pytest
 import torch
 import torch.nn.functional as F
 from accuracy import assert_accurate, assert_rule
 from cases import LAYOUTS, Problem
 from torch import Tensor
+
+from checking import contracts
 
 Size = tuple[int, int, int, int, int]
 
@@ -72,7 +73,7 @@ class Refine(torch.autograd.Function):
 
 
 def low_gate(p_low: Tensor, weight: Tensor, border: Tensor, *gate: Tensor) -> Tensor:
-    return kernel_contracts.low_gate(F.conv2d(p_low, weight, padding=1), border, *gate)[0]
+    return contracts.low_gate(F.conv2d(p_low, weight, padding=1), border, *gate)[0]
 
 
 def refine(

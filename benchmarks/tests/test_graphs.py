@@ -95,7 +95,7 @@ def test_a_sampler_alone_keeps_the_gradient_that_its_graph_reads(captures: list[
 
 def test_the_table_of_kernels_keeps_what_its_graphs_read(captures: list[Capture]) -> None:
     """Its calls are closures that nobody else holds."""
-    gpu_kernels = pytest.importorskip("benchmarks.gpu_kernels")
+    gpu_kernels = pytest.importorskip("benchmarks.kernels.gpu_kernels")
     calls = [partial(torch.mul, torch.ones(2), torch.ones(2)) for _ in range(3)]
     gpu_kernels.graph_microseconds(calls)
     assert captures[0].replays == gpu_kernels.REPLAYS + 2

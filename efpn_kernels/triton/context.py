@@ -1,7 +1,7 @@
 """CEM: the pooled context (Eq. 2-3) and the context add (Eq. 4).
 
-At p_low ``[1, 256, 200, 200]``, p_high ``[1, 256, 25, 25]`` in bfloat16, channels_last, counted from
-the launches (``benchmarks/roofline.md``), with the time that an H200 needs for the bytes:
+At p_low ``[1, 256, 200, 200]``, p_high ``[1, 256, 25, 25]`` in bfloat16, channels_last, counted from the
+launches (``benchmarks/kernels/triton_roofline.md``), with the time that an H200 needs for the bytes:
 
 ===========================  =======  ==========  =======
 kernel                       bytes    operations  time

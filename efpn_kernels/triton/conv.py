@@ -8,8 +8,8 @@ shifts the patch, and what lies outside of the image is read as zero, which is t
   nothing of ``[N, D, H, W]`` is written (but the convolution itself where backward needs it).
 - ``refine_conv``: forms ``(p_low + context) mask`` while loading, adds the bias, ReLU at the store.
 
-For channels_last maps in bfloat16 or float16. At ``[1, 256, 200, 200]``, D = 256, counted from the
-launches (``benchmarks/roofline.md``): 50.4 GFLOP in tensor cores for the gate, 49.1 for the other one,
+For channels_last maps in bfloat16 or float16. At ``[1, 256, 200, 200]``, D = 256, counted from the launches
+(``benchmarks/kernels/triton_roofline.md``): 50.4 GFLOP in tensor cores for the gate, 49.1 for the other one,
 patches beyond the edge included, 64 and 62 us on an H200; 21.8 MB for a gate alone, else 42.3: 5 or 10 us.
 """
 

@@ -7,7 +7,7 @@ Up to ``one_program`` elements of its setting one program does it all in one lau
 partial sums and a second launch adds them in order.
 
 In float32, forward with gradients, 12 bytes (16 with weight) an element, counted from the launches
-(``benchmarks/roofline.md``), with the time that an H200 needs for the bytes:
+(``benchmarks/kernels/triton_roofline.md``), with the time that an H200 needs for the bytes:
 
 ========  ======  ==========  =======
 elements  bytes   operations  time

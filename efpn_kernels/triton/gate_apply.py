@@ -1,8 +1,8 @@
 """FBSM: fuse the gates (Eq. 7) and separate (Eq. 5) in one pass.
 
-At p_low ``[1, 256, 200, 200]`` in bfloat16, channels_last, with a context and one mask for all
-channels, counted from the launches (``benchmarks/roofline.md``), with the time that an H200 needs for the
-bytes:
+At p_low ``[1, 256, 200, 200]`` in bfloat16, channels_last, with a context and one mask for all channels,
+counted from the launches (``benchmarks/kernels/triton_roofline.md``), with the time that an H200 needs for
+the bytes:
 
 =======================  =======  ==========  =======
 kernel                   bytes    operations  time

@@ -1,7 +1,8 @@
 """Reductions in a fixed order: per-program partial sums in one launch, their sum in a second one.
 
-At ``[1, 256, 200, 200]`` in bfloat16, channels_last, counted from the launches (``benchmarks/roofline.md``),
-with the time that an H200 needs for the bytes. Of each, second stages have 1.7 MB, 0.9 M operations and 0.4 us.
+At ``[1, 256, 200, 200]`` in bfloat16, channels_last, counted from the launches
+(``benchmarks/kernels/triton_roofline.md``), with the time that an H200 needs for the bytes. Of each, second
+stages have 1.7 MB, 0.9 M operations and 0.4 us.
 
 =================  =======  ==========  =======
 kernel             bytes    operations  time

@@ -13,7 +13,7 @@ column) collects from the pixels that read it, in a fixed order, recomputing A. 
 as well, over a strip of rows: the image rows at its ends are seen by two strips, all others by one.
 
 At taps ``[1, 25, 25, 9, 256]`` to 200 x 200 on an H200 (4.3 TB/s, L2 about twice that, 60 TFLOP/s), counted
-by ``benchmarks/triton_count`` over all programs, and the longer of the times for requests to L2 and operations:
+by ``csrc/checking/counting.py`` over all programs, and the longer of the times for requests to L2 and operations:
 
 ======================  =================  ==========  =======
 kernel                  bytes, requested   operations  time

@@ -1,8 +1,8 @@
 """Derives the launch tables of the Triton backend anew, on the GPU at hand.
 
-    python -m benchmarks.triton_tune [--kernels context_add,spatial_sum] [--batches 1,8]
+    python -m benchmarks.kernels.triton_tune [--kernels context_add,spatial_sum] [--batches 1,8]
                                      [--shapes aitod,visdrone,dota] [--json FILE]
-    python -m benchmarks.triton_tune --offline sm_90      with no GPU: which candidates compile, and spill
+    python -m benchmarks.kernels.triton_tune --offline sm_90      with no GPU: which candidates compile, and spill
 
 Around every setting of ``efpn_kernels.triton.settings`` stand candidates: its numbers halved and doubled.
 Each runs the operators that use it at the shapes of ``shapes``, in bfloat16 and float32, contiguous and
@@ -29,14 +29,14 @@ import torch
 import triton
 from torch import Tensor
 
+from checking import cases
+from checking.cases import Case, Maker
 from efpn_kernels.triton import KERNELS, conv, launch, settings
 from efpn_kernels.triton.settings import Block, Flat, Limits, Patch, Setting
 
+from ..environment import describe
+from ..shapes import DATA_SETS, SMOKE, NeckShape
 from . import gpu_kernels
-from .shapes import DATA_SETS, SMOKE, NeckShape
-
-from kernel_cases import Case, Maker  # isort: skip - the path of the tests comes with gpu_kernels
-import kernel_cases  # isort: skip
 
 FORMATS = tuple(itertools.product((torch.bfloat16, torch.float32), (True, False)))
 LAUNCHERS = {kernel.__name__: kernel for kernel in (*KERNELS, conv.relu_conv)}
@@ -88,11 +88,11 @@ def cases_of(shape: NeckShape) -> Iterator[Case]:
     N, C, H, W = shape.low
     h, w = shape.high[2:]
     D = shape.hidden
-    yield from kernel_cases.pooled_cases([(shape.high, C)])
-    yield from kernel_cases.level_cases([(N, D, h, w, H, W)])
-    yield from kernel_cases.border_cases([(N, C, D, H, W)])
-    yield from kernel_cases.map_cases([shape.low])
-    yield from kernel_cases.loss_cases([(4 * N * H * W,)])
+    yield from cases.pooled_cases([(shape.high, C)])
+    yield from cases.level_cases([(N, D, h, w, H, W)])
+    yield from cases.border_cases([(N, C, D, H, W)])
+    yield from cases.map_cases([shape.low])
+    yield from cases.loss_cases([(4 * N * H * W,)])
     if C % 64 == 0:
         yield Case("relu_conv", lambda m: [m.map(N, C, H, W), m.map(C, C, 3, 3), m.normal(C)], "")
 
@@ -173,7 +173,7 @@ class Bench:
 
 def offline(target: str, case: Case, args: list) -> dict:
     """What the compiler makes of the settings in force, for a GPU that is not here."""
-    from .triton_report import TARGETS, Recorder, describe
+    from checking.triton_report import TARGETS, Recorder, describe
 
     with Recorder(TARGETS[target]) as recorder:
         LAUNCHERS[case.kernel](*args)
@@ -252,7 +252,7 @@ def tune(
     """One row for each candidate of each entry in each case."""
     makers = {"cuda": gpu_kernels.DeviceMaker, "cpu": Maker}
     if target:
-        from .triton_report import TARGETS, MetaMaker, OfflineDriver
+        from checking.triton_report import TARGETS, MetaMaker, OfflineDriver
 
         triton.runtime.driver.set_active(OfflineDriver(TARGETS[target]))
     for shape, (dtype, channels_last) in itertools.product(shapes, FORMATS):
@@ -286,9 +286,9 @@ def main() -> None:
     options = parser.parse_args()
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if interpreted:
-        import triton_interpreter
+        from checking import interpreter
 
-        triton_interpreter.install()
+        interpreter.install()
     if not (options.offline or interpreted or torch.cuda.is_available()):
         parser.error("needs a GPU, --offline TARGET, or TRITON_INTERPRET=1")
     data_sets = options.shapes.split(",")
@@ -305,7 +305,7 @@ def main() -> None:
         "rows": [r | {"setting": str(r["setting"])} for group in rows.values() for r in group]
     }
     if not (options.offline or interpreted):
-        report = gpu_kernels.environment() | report
+        report = describe("cuda") | report
         print(table(settings.architecture(torch.empty(0, device="cuda")), changes(rows)))
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))

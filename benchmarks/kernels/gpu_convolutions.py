@@ -1,6 +1,6 @@
 """The full-resolution 3x3 convolutions on a GPU: cuDNN with the passes around it, and our fused ones.
 
-    python benchmarks/gpu_convolutions.py --json gpu_convolutions.json
+    python -m benchmarks.kernels.gpu_convolutions.py --json gpu_convolutions.json
 
 At p_low ``[N, 256, 200, 200]`` bfloat16 channels_last. Each candidate of a group gives the same result and
 is compared with float64 first; times are as in ``gpu_kernels``. What ``auto`` runs follows from these.
@@ -16,19 +16,20 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from gpu_kernels import (
-    LOW,
+from torch import Tensor
+
+from checking.contracts import CONTRACTS
+from checking.real_shapes import LOW
+from efpn_kernels.triton import conv as triton_conv
+
+from ..environment import describe
+from .gpu_kernels import (
     DeviceMaker,
     clone_arguments,
-    environment,
     graph_microseconds,
-    kernel_cases,
     rotations,
     tensor_bytes,
 )
-from torch import Tensor
-
-from efpn_kernels.triton import conv as triton_conv
 
 C = 256
 
@@ -128,12 +129,11 @@ def groups() -> dict[str, dict[str, Callable[..., Tensor]]]:
 
 def oracle(group: str, args: list[Tensor]) -> Tensor:
     x, weight, bias, border, gate_weight, gate_bias, context, mask = (a.double() for a in args)
-    contracts = kernel_cases.CONTRACTS
     if group == "low_gate":
         conv = F.conv2d(x, weight, padding=1)
-        return contracts["low_gate"](conv, border, gate_weight, gate_bias)[0]
+        return CONTRACTS["low_gate"](conv, border, gate_weight, gate_bias)[0]
     if group == "refine":
-        x = contracts["mask_apply"](x, context, mask)[0]
+        x = CONTRACTS["mask_apply"](x, context, mask)[0]
     out = F.conv2d(x, weight, None if group == "conv" else bias, padding=1)
     return out if group == "conv" else out.relu()
 
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.backends.cudnn.benchmark = True
-    report = {**environment(), "rows": []}
+    report = {**describe("cuda"), "rows": []}
     for N in map(int, options.batches.split(",")):
         args = arguments(N)
         flops = 2 * 9 * C * C * N * LOW[0] * LOW[1]

@@ -22,10 +22,8 @@ from triton.runtime import interpreter
 from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, ReduceOps, TensorHandle
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from . import gpu_kernels  # noqa: F401 - the path of the tests comes with it
-
-import triton_interpreter  # isort: skip
-from kernel_cases import Maker  # isort: skip
+from . import interpreter as faster
+from .cases import Maker
 
 WHOLE = 150
 """Grids of so many programs run whole."""
@@ -143,7 +141,7 @@ def counting(choose: Callable[[int], list[int]] = chosen) -> Iterator[list[Launc
 
     choose: which of so many programs of a launch run.
     """
-    triton_interpreter.install()
+    faster.install()
     launches: list[Launch] = []
     replaced: list[tuple[type, str, object]] = []
 
@@ -203,7 +201,7 @@ def counting(choose: Callable[[int], list[int]] = chosen) -> Iterator[list[Launc
                 size = use.tensor.numel() * use.tensor.element_size()
                 launch.seen.append((start, start + size, use))
             launches.append(launch)
-            triton_interpreter.prepared.clear()
+            faster.prepared.clear()
             scope = interpreter._patch_lang(self.fn)
             try:
                 values = {

@@ -1,6 +1,6 @@
 """Build, test and benchmark on one CUDA machine, within nine minutes and without any download.
 
-``python -m benchmarks.gpu_check [FOLDER]`` runs its stages one after the other, each within its
+``python -m benchmarks.kernels.gpu_check [FOLDER]`` runs its stages one after the other, each within its
 own time budget, and merges what they left into one report: a stage that fails or runs out of time
 costs nobody else's results. At most eight files are written to the folder, which is
 ``build/gpu-check`` unless another is named.
@@ -24,10 +24,10 @@ from pathlib import Path
 
 import torch
 
-from . import report
-from .environment import ROOT, describe
-from .goals import goals_of
-from .records import Omission, Row
+from .. import report
+from ..environment import ROOT, describe
+from ..goals import goals_of
+from ..records import Omission, Row
 
 LIMIT_S = 525
 RESERVE_S = 15  # for the report
@@ -90,7 +90,7 @@ def stages(work: Path) -> list[Stage]:
         ),
         Stage(
             "kernels",
-            (python, "benchmarks/gpu_kernels.py", "--check-batches", "1",
+            (python, "-m", "benchmarks.kernels.gpu_kernels", "--check-batches", "1",
              "--json", str(work / KERNELS)),
             40,
         ),

@@ -1,6 +1,6 @@
 """Every kernel of the GPU backends at the shapes of a detector: error, time, bandwidth.
 
-    python benchmarks/gpu_kernels.py --json gpu_kernels.json
+    python -m benchmarks.kernels.gpu_kernels --json gpu_kernels.json
 
 Each kernel is first compared with its contract in float64 on the GPU; one that fails is not timed.
 Times are of a CUDA graph that calls the kernel on rotating copies of its arguments, together four times
@@ -14,28 +14,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import kernel_cases  # noqa: E402
-from kernel_cases import Case, Maker, check_results, run_kernel  # noqa: E402
-
 # Importing the package loads every backend that this machine can run.
-import efpn_kernels  # noqa: E402, F401
+import efpn_kernels  # noqa: F401
+from checking.cases import Case, Maker
+from checking.comparison import check_results, run_kernel
+from checking.real_shapes import FORMATS, real_cases
 
-HIGH, LOW = (25, 25), (200, 200)
-FORMATS = ((torch.bfloat16, True), (torch.float32, False))
+from ..environment import describe
+
 CACHES = 4
 REPLAYS = 7
 TINY_MICROSECONDS = 20
@@ -60,16 +55,6 @@ class DeviceMaker(Maker):
         return torch.randint(
             high, shape, generator=self.generator, dtype=torch.int32, device=self.device
         )
-
-
-def real_cases(N: int, C: int = 256) -> Iterator[Case]:
-    """Every kernel at p_low ``[N, C, 200, 200]``, p_high ``[N, C, 25, 25]``; DCLoss by elements."""
-    yield from kernel_cases.pooled_cases([((N, C, *HIGH), C)])
-    yield from kernel_cases.level_cases([(N, C, *HIGH, *LOW)])
-    yield from kernel_cases.border_cases([(N, C, C, *LOW)])
-    yield from kernel_cases.map_cases([(N, C, *LOW)])
-    if N == 1:
-        yield from kernel_cases.loss_cases([(2048,), (100_000,), (10_000_000,)])
 
 
 def kernel_of(namespace: str, name: str) -> Callable | None:
@@ -174,27 +159,6 @@ def report_lines(row: dict, copy_bytes: float) -> str:
     )
 
 
-def environment() -> dict:
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    try:
-        import triton
-
-        triton_version = triton.__version__
-    except ImportError:
-        triton_version = None
-    return {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "triton": triton_version,
-        "python": platform.python_version(),
-        "commit": git.stdout.strip() or None,
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--namespaces", default="efpn,efpn_triton")
@@ -206,7 +170,7 @@ def main() -> None:
     only = set(filter(None, options.kernels.split(",")))
     checked = set(map(int, options.check_batches.split(",")))
     copy_bytes = copy_bandwidth()
-    report = {**environment(), "copy_bytes_per_s": copy_bytes, "rows": []}
+    report = {**describe("cuda"), "copy_bytes_per_s": copy_bytes, "rows": []}
     print(f"{report['device']}: copy {copy_bytes / 1e9:.0f} GB/s", flush=True)
     failed: dict[tuple, str] = {}
     for N in map(int, options.batches.split(",")):

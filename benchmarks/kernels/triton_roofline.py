@@ -1,8 +1,8 @@
 """A roofline on paper for every launch of the Triton backend: COMPUTED, nothing here is measured.
 
-    python -m benchmarks.triton_roofline [--batches 1,2,8] [--json FILE] [--markdown FILE]
+    python -m benchmarks.kernels.triton_roofline [--batches 1,2,8] [--json FILE] [--markdown FILE]
 
-Bytes and operations are counted from the launches at the shapes of a detector (``triton_count``), with no
+Bytes and operations are counted from the launches at the shapes of a detector (``csrc/checking/counting.py``), with no
 GPU. The time is what an H200 would need if one of these were all of it: every tensor through memory once
 at 4.3 TB/s; floating-point operations at 60 TFLOP/s, the rate of float32 outside of the tensor cores; matrix
 products at 790 TFLOP/s, bfloat16 in the tensor cores. ``requested`` are the bytes that the programs load and
@@ -21,8 +21,8 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import triton
 
-from .gpu_kernels import FORMATS, LOW, real_cases
-from .triton_count import EmptyMaker, Launch, counting
+from checking.counting import EmptyMaker, Launch, counting
+from checking.real_shapes import FORMATS, LOW, real_cases
 
 BYTES_PER_S = 4.3e12
 OPERATIONS_PER_S = 60e12

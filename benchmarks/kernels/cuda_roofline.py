@@ -1,8 +1,8 @@
 """A roofline on paper for every launch of the CUDA backend: COUNTED, nothing here is measured.
 
-    python -m benchmarks.cuda_roofline [--batches 1] [--operators NAMES] [--places 5] [--markdown FILE]
+    python -m benchmarks.kernels.cuda_roofline [--batches 1] [--operators NAMES] [--places 5] [--markdown FILE]
 
-The kernels run on the CPU (``tests/cuda_on_cpu``), every access is seen, and the 32 lanes of a warp that come
+The kernels run on the CPU (``csrc/checking/emulator``), every access is seen, and the 32 lanes of a warp that come
 to the same place the same time are one instruction. ``least`` are the distinct sectors of 32 bytes that a
 launch reads and writes, ``blocks`` those of each block, which L1 cannot keep, ``L1`` those of each
 instruction. The time is what an H200 would need for the least bytes at 4.3 TB/s. ``conflicts`` says how many
@@ -13,19 +13,14 @@ compiler sees it: nvcc may merge or drop accesses, it does not add any but for s
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .gpu_kernels import FORMATS, ROOT, real_cases
-
-sys.path.insert(0, str(ROOT / "csrc"))
-
-from cuda_on_cpu.emulation import Emulation
-from kernel_cases import Maker
+from checking.cases import Maker
+from checking.emulator import FOLDER, Emulation
+from checking.real_shapes import FORMATS, real_cases
 
 BYTES_PER_S = 4.3e12
-FOLDER = ROOT / "build" / "cuda_on_cpu"
 HEADER = ("operator", "case", "format", "kernel", "blocks of threads", "least MB", "blocks MB")
 HEADER += ("L1 MB", "warp accesses", "conflicts", "counted us")
 

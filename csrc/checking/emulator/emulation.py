@@ -17,11 +17,15 @@ from efpn_kernels.ops.kernels import KERNELS
 
 from . import build
 
+ROOT = Path(__file__).resolve().parents[3]
+FOLDER = ROOT / "build" / "emulator"
+"""Where the library is built and kept."""
+
 
 class Emulation:
     """The library, built under ``folder`` where that is out of date."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path = FOLDER) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = build.build(folder)
         self.namespace = torch.library.Library(build.NAMESPACE, "FRAGMENT")

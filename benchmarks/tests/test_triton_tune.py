@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def entries():
@@ -23,7 +23,7 @@ def entries():
 
 
 def test_candidates_are_around_the_setting() -> None:
-    from benchmarks.triton_tune import FIXED, candidates
+    from benchmarks.kernels.triton_tune import FIXED, candidates
 
     for kernel, setting in entries():
         found = candidates(kernel, setting)
@@ -40,9 +40,9 @@ def test_every_setting_is_looked_up_by_some_case(tmp_path: Path) -> None:
     """So that the script reaches all of them; nothing is compiled for entries that do not exist."""
     code = """
 import triton
-from benchmarks import triton_tune as tune
+from benchmarks.kernels import triton_tune as tune
 from benchmarks.shapes import AITOD
-from benchmarks.triton_report import TARGETS, MetaMaker, OfflineDriver
+from checking.triton_report import TARGETS, MetaMaker, OfflineDriver
 from efpn_kernels.triton.settings import DEFAULT
 triton.runtime.driver.set_active(OfflineDriver(TARGETS["sm_90"]))
 found = set()
@@ -61,7 +61,7 @@ assert found == {(k, c) for k, classes in DEFAULT.items() for c in classes}, fou
 def run(*arguments: object, **environment: str) -> str:
     """The output of a Python process of its own, where Triton compiles unless told otherwise."""
     kept = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    paths = os.pathsep.join((str(ROOT), str(ROOT / "csrc")))
     process = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
@@ -74,11 +74,11 @@ def run(*arguments: object, **environment: str) -> str:
 
 
 def test_offline_drops_what_spills(tmp_path: Path) -> None:
-    from benchmarks.triton_tune import usable
+    from benchmarks.kernels.triton_tune import usable
 
     file = tmp_path / "tune.json"
     arguments = ("--offline", "sm_90", "--kernels", "fuse_bwd", "--batches", 1, "--json", file)
-    run("-m", "benchmarks.triton_tune", *arguments, "--shapes", "aitod,visdrone")
+    run("-m", "benchmarks.kernels.triton_tune", *arguments, "--shapes", "aitod,visdrone")
     rows = json.loads(file.read_text())["rows"]
     assert {row["class"] for row in rows} == {"any/4/2**15", "any/4/2**16"}
     assert {row["kernel"] for row in rows} == {"fuse_bwd"}
@@ -91,13 +91,13 @@ def test_offline_drops_what_spills(tmp_path: Path) -> None:
 def test_candidates_keep_the_results(tmp_path: Path) -> None:
     file = tmp_path / "tune.json"
     arguments = ("--kernels", "scatter_pooled", "--json", file)
-    run("-m", "benchmarks.triton_tune", *arguments, TRITON_INTERPRET="1")
+    run("-m", "benchmarks.kernels.triton_tune", *arguments, TRITON_INTERPRET="1")
     rows = json.loads(file.read_text())["rows"]
     assert {row["result"] for row in rows} <= {"bits", "rounding"}
 
 
 def test_the_fastest_in_all_cases_is_chosen() -> None:
-    from benchmarks.triton_tune import best
+    from benchmarks.kernels.triton_tune import best
     from efpn_kernels.triton.settings import Block
 
     now, fast, wrong, partly = Block(8, 8), Block(16, 8), Block(4, 8), Block(2, 8)
@@ -116,7 +116,7 @@ def test_the_fastest_in_all_cases_is_chosen() -> None:
 
 
 def test_a_size_has_a_setting_of_its_own_where_that_gains() -> None:
-    from benchmarks.triton_tune import changes
+    from benchmarks.kernels.triton_tune import changes
     from efpn_kernels.triton.settings import Block
 
     now, common, special = Block(8, 8), Block(16, 8), Block(4, 8)
@@ -137,8 +137,8 @@ def test_a_size_has_a_setting_of_its_own_where_that_gains() -> None:
 
 
 def test_the_shapes_of_other_data_sets() -> None:
+    from benchmarks.kernels.triton_tune import shapes_of
     from benchmarks.shapes import DATA_SETS
-    from benchmarks.triton_tune import shapes_of
 
     shapes = shapes_of(["visdrone", "dota"], [1, 8], interpreted=False)
     assert [(s.batch, s.height, s.width) for s in shapes] == [
@@ -151,7 +151,7 @@ def test_the_shapes_of_other_data_sets() -> None:
 
 
 def test_the_table_is_python() -> None:
-    from benchmarks.triton_tune import table
+    from benchmarks.kernels.triton_tune import table
     from efpn_kernels.triton import settings
 
     found = {

@@ -1,10 +1,10 @@
 """Every Triton kernel compiled ahead of time, with no GPU: registers, spills, shared memory, widths.
 
-    python -m benchmarks.triton_report [--json FILE] [--targets sm_90,gfx942]
+    PYTHONPATH=csrc python -m checking.triton_report [--json FILE] [--targets sm_90,gfx942]
 
 The launchers run on tensors without memory, at the shapes of a detector, while Triton compiles for a
 target instead of launching: what is inspected is what would run. Bytes, operations and the times that they
-allow are in ``triton_roofline``.
+allow are in ``benchmarks/kernels/triton_roofline.md``.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from .gpu_kernels import FORMATS, real_cases
-
-from kernel_cases import Maker  # isort: skip - the path of the tests comes with gpu_kernels
+from .cases import Maker
+from .real_shapes import FORMATS, real_cases
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

@@ -5,9 +5,10 @@ The kernels are the ones that nvcc compiles; only the text below differs.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
-import zlib
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -75,6 +76,15 @@ def cuda_headers(nvcc: str) -> str:
     return found[1]
 
 
+def digest(files: Iterable[Path], also: Iterable[str] = ()) -> str:
+    """A name for contents: times say little, and nothing after a checkout or a copy."""
+    found = hashlib.sha256()
+    for path in files:
+        found.update(f"{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
+    found.update("\n".join(also).encode())
+    return found.hexdigest()[:16]
+
+
 def build(folder: Path) -> Path:
     """The library, under ``folder``, where objects are kept and reused."""
     compiler, nvcc, torch_dir = (
@@ -92,20 +102,21 @@ def build(folder: Path) -> Path:
     sources += [HERE / "broken.cu", *sorted(HERE.glob("*.cpp"))]
     headers = [path for path in translated if path.suffix == ".cuh"]
     headers += [*HERE.glob("*.h"), *(folder / "common").iterdir()]
-    newest = max(path.stat().st_mtime for path in headers)
     includes = ["-isystem", f"{torch_dir}/include"]
     includes += ["-isystem", cuda_headers(nvcc), "-I", str(HERE)]
     version = f"-DTORCH_TARGET_VERSION={build_cuda.TARGET_VERSION}"
-    # Objects of other flags are others.
-    flags_id = zlib.crc32(" ".join((*FLAGS, *WATCHED, *includes)).encode())
+    shared = digest(headers)
 
     def compile_source(source: Path) -> str:
-        target = folder / f"{source.stem}.{flags_id:08x}.o"
-        if not target.exists() or target.stat().st_mtime < max(newest, source.stat().st_mtime):
-            flags = FLAGS + WATCHED if source.suffix == ".cu" else FLAGS
-            build_cuda.run(
-                [compiler, *flags, version, *includes, "-c", str(source), "-o", str(target)]
-            )
+        flags = FLAGS + WATCHED if source.suffix == ".cu" else FLAGS
+        command = [compiler, *flags, version, *includes, "-c", str(source)]
+        target = folder / f"{source.stem}.{digest([source], (shared, *command))}.o"
+        if not target.exists():
+            for old in folder.glob(f"{source.stem}.*.o"):
+                old.unlink()
+            # Whole or not at all: a compiler that is stopped leaves part of a file.
+            build_cuda.run([*command, "-o", str(target.with_suffix(".part"))])
+            target.with_suffix(".part").replace(target)
         return str(target)
 
     with ThreadPoolExecutor(build_cuda.jobs()) as pool:
