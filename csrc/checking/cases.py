@@ -50,6 +50,17 @@ POOLS: tuple[tuple[Shape, int], ...] = (
 )
 """``(N, Ch, h, w), Cl``."""
 
+PRODUCTS: tuple[tuple[Shape, int], ...] = (
+    ((1, 1, 1, 1), 1),
+    ((2, 3, 2, 3), 5),
+    ((1, 40, 7, 9), 36),
+    ((3, 130, 4, 11), 15),
+    ((1, 260, 3, 2), 33),
+    ((2, 4, 1, 67), 2),
+    ((0, 4, 2, 2), 3),
+)
+"""``(N, C, h, w), D``: less than a block of registers and more, sums of several runs, nothing."""
+
 BORDERS: tuple[Shape, ...] = (
     (1, 3, 4, 1, 1),
     (2, 5, 3, 2, 1),
@@ -173,6 +184,26 @@ def level_cases(sizes: Iterable[Shape] = LEVELS) -> Iterator[Case]:
             yield Case(name, functools.partial(build, size=size), label(size))
 
 
+def product_cases(sizes: Iterable[tuple[Shape, int]] = PRODUCTS) -> Iterator[Case]:
+    def weight(m: Maker, C: int, D: int, turned: bool) -> Tensor:
+        other = (torch.channels_last, torch.contiguous_format)[m.format == torch.channels_last]
+        return m.normal(D, C, 3, 3).contiguous(memory_format=other if turned else m.format)
+
+    def forward(m: Maker, shape: Shape, D: int, turned: bool) -> list:
+        return [m.map(*shape), weight(m, shape[1], D, turned)]
+
+    def backward(m: Maker, shape: Shape, D: int, turned: bool) -> list:
+        N, _, h, w = shape
+        return [m.accumulated(N, h, w, 9, D), *forward(m, shape, D, turned)]
+
+    for shape, D in sizes:
+        for turned in (False, True):
+            arguments = {"shape": shape, "D": D, "turned": turned}
+            variant = ("turned",) if turned else ()
+            for name, build in (("taps", forward), ("taps_backward", backward)):
+                yield Case(name, functools.partial(build, **arguments), label(*variant, shape, D))
+
+
 def border_cases(sizes: Iterable[Shape] = BORDERS) -> Iterator[Case]:
     def forward(m: Maker, N: int, C: int, D: int, H: int, W: int) -> list:
         return [m.accumulated(N, C), m.map(D, C, 3, 3), m.normal(D), H, W]
@@ -289,6 +320,7 @@ def loss_cases(shapes: Iterable[Shape] = ELEMENTS) -> Iterator[Case]:
 def kernel_cases() -> Iterator[Case]:
     """Every case of every kernel."""
     yield from pooled_cases()
+    yield from product_cases()
     yield from level_cases()
     yield from border_cases()
     yield from map_cases()

@@ -72,6 +72,17 @@ def spatial_sum(x: Tensor) -> Results:
 # ---- FBSM: the high gate --------------------------------------------------------------------------------
 
 
+def taps(p_high: Tensor, weight: Tensor) -> Results:
+    N, _, h, w = p_high.shape
+    product = torch.einsum("nchw,dcyx->nhwyxd", p_high, weight)
+    return (product.reshape(N, h, w, 9, weight.shape[0]),)
+
+
+def taps_backward(grad_taps: Tensor, p_high: Tensor, weight: Tensor) -> Results:
+    leaves = leaf(p_high), leaf(weight)
+    return gradients(taps(*leaves)[0], leaves, grad_taps)
+
+
 def upsampled_hidden(taps: Tensor, bias: Tensor, H: int, W: int) -> Tensor:
     """relu(A) of the contract: nine interpolated tap maps, each shifted by its tap, and the bias."""
     N, D = taps.shape[0], taps.shape[-1]
@@ -307,6 +318,8 @@ CONTRACTS: dict[str, Callable[..., Results]] = {
         pooled_context_backward,
         context_add,
         spatial_sum,
+        taps,
+        taps_backward,
         upsampled_gate,
         upsampled_gate_backward,
         upsampled_relu,
@@ -334,6 +347,8 @@ RESULTS: dict[str, tuple[str, ...]] = {
     "pooled_context_backward": ("acc", "acc", "map"),
     "context_add": ("map",),
     "spatial_sum": ("acc",),
+    "taps": ("acc",),
+    "taps_backward": ("map", "weight"),
     "upsampled_gate": ("acc",),
     "upsampled_gate_backward": ("acc", "acc", "acc", "acc"),
     "upsampled_relu": ("map",),

@@ -1,11 +1,12 @@
 // Forming rows of the convolutions' input: L channels of each pixel. Include through
 // winograd_kernels.h.
-#include "winograd_gemm.h"
+#include "multiply_block.h"
 
 namespace efpn {
 namespace EFPN_ISA {
 
 using F = Vec<float>;
+constexpr int kLanes = F::size, kColumns = kColumnsOf<float>;
 #if EFPN_VECTOR_BYTES == 64
 using LaneBits = uint16_t;
 #else

@@ -56,7 +56,11 @@ KERNELS: dict[str, str] = {
     # [N, C, H, W] -> [N, C] in acc.
     "spatial_sum": "(Tensor x) -> Tensor",
     # ---- FBSM: the high gate, Eq. 6, commuted (see csrc/derivation.md) --------------------------
-    # taps[n, i, j, 3 * ky + kx, d] = sum_c W[d, c, ky, kx] p_high[n, c, i, j], contiguous, acc.
+    # taps[n, i, j, 3 * ky + kx, d] = sum_c weight[d, c, ky, kx] p_high[n, c, i, j], contiguous
+    # [N, h, w, 9, D], acc. weight is [D, C, 3, 3], contiguous or channels_last.
+    "taps": "(Tensor p_high, Tensor weight) -> Tensor",
+    # The adjoint: grad_p_high, a map like p_high, and grad_weight (shape and strides of weight), acc.
+    "taps_backward": "(Tensor grad_taps, Tensor p_high, Tensor weight) -> (Tensor grad_p_high, Tensor grad_weight)",
     # A[n, d, y, x] = bias[d] + sum_{ky, kx} bilinear(taps[.., ky, kx, d])(y + ky - 1, x + kx - 1),
     # where a position outside of the H x W image contributes zero and bilinear() is
     # F.interpolate(..., size=(H, W), mode="bilinear", align_corners=False).

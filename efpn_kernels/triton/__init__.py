@@ -23,6 +23,7 @@ from . import (
     low_gate_backward,
     mask_apply,
     reduce,
+    taps,
     upsampled_gate,
     upsampled_gate_backward,
 )
@@ -32,6 +33,8 @@ KERNELS: tuple[Callable, ...] = (
     context_backward.pooled_context_backward,
     context.context_add,
     reduce.spatial_sum,
+    taps.taps,
+    taps.taps_backward,
     upsampled_gate.upsampled_gate,
     upsampled_gate_backward.upsampled_gate_backward,
     upsampled_gate.upsampled_relu,

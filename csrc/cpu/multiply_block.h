@@ -1,4 +1,5 @@
-// The register-blocked product of the Winograd convolutions. Include through winograd_kernels.h.
+// The register-blocked product of the Winograd convolutions and of product.cpp. Include through
+// foreach_isa.h.
 namespace efpn {
 namespace EFPN_ISA {
 
@@ -10,25 +11,26 @@ constexpr int kRows = 6, kColumnRegisters = 2;
 #else
 constexpr int kRows = 4, kColumnRegisters = 2;
 #endif
-constexpr int kLanes = Vec<float>::size;
-constexpr int kColumns = kColumnRegisters * kLanes;
+template <class T>
+constexpr int kColumnsOf = kColumnRegisters * Vec<T>::size;
 
 // m[r, :] (+)= sum over o, i of a[o * a_outer + r * row_stride + i] b[o * inner + i, :], for
-// i < inner, r < kRows; the rows of b and m hold kColumns floats.
-template <int row_stride, int inner>
-EFPN_INLINE void multiply_block(int64_t outer, const float* a, int64_t a_outer, const float* b,
-                                float* m, bool accumulate) {
-  using V = Vec<float>::Native;
+// i < inner, r < kRows; the rows of b and m hold kColumnsOf<T> elements.
+template <int row_stride, int inner, class T>
+EFPN_INLINE void multiply_block(int64_t outer, const T* a, int64_t a_outer, const T* b, T* m,
+                                bool accumulate) {
+  using V = typename Vec<T>::Native;
+  constexpr int kLanesOf = Vec<T>::size, kColumns = kColumnsOf<T>;
   V sums[kRows][kColumnRegisters] = {};
   for (int64_t o = 0; o < outer; ++o, a += a_outer) {
 #pragma GCC unroll 2
     for (int i = 0; i < inner; ++i, b += kColumns) {
       V column[kColumnRegisters];
 #pragma GCC unroll 16
-      for (int j = 0; j < kColumnRegisters; ++j) column[j] = load(b + j * kLanes).v;
+      for (int j = 0; j < kColumnRegisters; ++j) column[j] = load(b + j * kLanesOf).v;
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
-        const V value = Vec<float>(a[r * row_stride + i]).v;
+        const V value = Vec<T>(a[r * row_stride + i]).v;
 #pragma GCC unroll 16
         for (int j = 0; j < kColumnRegisters; ++j) sums[r][j] += value * column[j];
       }
@@ -38,8 +40,8 @@ EFPN_INLINE void multiply_block(int64_t outer, const float* a, int64_t a_outer, 
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 16
     for (int j = 0; j < kColumnRegisters; ++j) {
-      float* target = m + r * kColumns + j * kLanes;
-      store(target, accumulate ? Vec<float>(sums[r][j]) + load(target) : Vec<float>(sums[r][j]));
+      T* target = m + r * kColumns + j * kLanesOf;
+      store(target, accumulate ? Vec<T>(sums[r][j]) + load(target) : Vec<T>(sums[r][j]));
     }
   }
 }
