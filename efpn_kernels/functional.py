@@ -1,20 +1,192 @@
 """The operators as functions: arguments checked, backend chosen, kernels called.
 
-Every function has a plain PyTorch twin of the same name in :mod:`efpn_kernels.reference`.
+Every function has a plain PyTorch twin of the same name and arguments in :mod:`efpn_kernels.reference`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import backends, checks, reference
+from .ops import autograd
 from .ops import dc_loss as dc_loss_operator
-from .ops.call import call
-from .ops.layout import dense
 
 __all__ = ["cem", "dc_loss", "efpn_bs", "fbsm"]
+
+
+def _run(
+    public_name: str,
+    operator: str,
+    tensors: tuple[Tensor | None, ...],
+    check: Callable[[], None],
+    plain: Callable[[], Tensor],
+) -> Tensor:
+    """Call ``operator`` on the backend that is chosen for it, or ``plain`` for PyTorch.
+
+    The compiled operators check their arguments themselves. ``check`` finds better words, so it is asked
+    where they refuse; where nothing of that kind stands behind a call, it is asked first.
+    """
+    if torch.compiler.is_compiling():
+        check()
+    try:
+        backend = backends.select(public_name, tensors[0])
+        if backend != "reference":
+            namespace = backends.DESCRIPTORS[backend].namespace
+            return autograd.call(namespace, operator, *tensors)
+    except Exception:
+        check()
+        raise
+    check()
+    return plain()
+
+
+def cem(p_low: Tensor, p_high: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Context Enhancement Module, Eq. 1-4: ``p_low + relu(weight . maxpool(p_high) + bias)``.
+
+    Args:
+        p_low: ``[N, Cl, H, W]``, floating point.
+        p_high: ``[N, Ch, h, w]``, at least one pixel, dtype and device of ``p_low``.
+        weight: ``[Cl, Ch, 1, 1]``.
+        bias: ``[Cl]``.
+
+    Returns:
+        ``[N, Cl, H, W]``, channels_last where ``p_low`` is dense in that format, else contiguous.
+
+    Raises:
+        TypeError: for a dtype that does not fit; ValueError: for a shape or device that does not;
+        RuntimeError: if an explicitly chosen backend cannot run these tensors, and for transforms that
+        the operators do not know (``torch.func``, forward-mode differentiation, ``torch.jit.trace``).
+    """
+    tensors = (p_low, p_high, weight, bias)
+    return _run("cem", "cem", tensors, lambda: checks.cem(*tensors), lambda: reference.cem(*tensors))
+
+
+def fbsm(
+    c_low: Tensor,
+    p_high: Tensor,
+    high_conv_weight: Tensor,
+    high_conv_bias: Tensor,
+    high_gate_weight: Tensor,
+    high_gate_bias: Tensor,
+    low_conv_weight: Tensor,
+    low_conv_bias: Tensor,
+    low_gate_weight: Tensor,
+    low_gate_bias: Tensor,
+    fuse_weight: Tensor,
+    fuse_bias: Tensor,
+    refine_weight: Tensor,
+    refine_bias: Tensor,
+) -> Tensor:
+    """Foreground-Background Separation Module, Eq. 5-8.
+
+    Args:
+        c_low: ``[N, Cl, H, W]``, floating point.
+        p_high: ``[N, Ch, h, w]``, at least one pixel, dtype and device of ``c_low``.
+        high_conv_weight: ``[D, Ch, 3, 3]``; high_conv_bias: ``[D]``.
+        high_gate_weight: ``[G, D, 1, 1]`` with ``G`` 1 or ``Cl``; high_gate_bias: ``[G]``.
+        low_conv_weight: ``[D, Cl, 3, 3]``; low_conv_bias: ``[D]``.
+        low_gate_weight: ``[G, D, 1, 1]``; low_gate_bias: ``[G]``.
+        fuse_weight: ``[G, G, 3, 3]``; fuse_bias: ``[G]``.
+        refine_weight: ``[Cl, Cl, 3, 3]``; refine_bias: ``[Cl]``.
+
+    Returns:
+        ``[N, Cl, H, W]``, channels_last where ``c_low`` is dense in that format, else contiguous.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`cem`.
+    """
+    tensors = (
+        c_low,
+        p_high,
+        None,
+        None,
+        high_conv_weight,
+        high_conv_bias,
+        high_gate_weight,
+        high_gate_bias,
+        low_conv_weight,
+        low_conv_bias,
+        low_gate_weight,
+        low_gate_bias,
+        fuse_weight,
+        fuse_bias,
+        refine_weight,
+        refine_bias,
+    )
+    return _run(
+        "fbsm",
+        "efpn_bs",
+        tensors,
+        lambda: checks.block(*tensors, low_name="c_low"),
+        lambda: reference.fbsm(*tensors[:2], *tensors[4:]),
+    )
+
+
+def efpn_bs(
+    p_low: Tensor,
+    p_high: Tensor,
+    project_weight: Tensor,
+    project_bias: Tensor,
+    high_conv_weight: Tensor,
+    high_conv_bias: Tensor,
+    high_gate_weight: Tensor,
+    high_gate_bias: Tensor,
+    low_conv_weight: Tensor,
+    low_conv_bias: Tensor,
+    low_gate_weight: Tensor,
+    low_gate_bias: Tensor,
+    fuse_weight: Tensor,
+    fuse_bias: Tensor,
+    refine_weight: Tensor,
+    refine_bias: Tensor,
+) -> Tensor:
+    """CEM then FBSM as one fused block, Fig. 3.
+
+    Args:
+        p_low: ``[N, Cl, H, W]``, floating point.
+        p_high: ``[N, Ch, h, w]``, at least one pixel, dtype and device of ``p_low``.
+        project_weight: ``[Cl, Ch, 1, 1]``; project_bias: ``[Cl]``.
+        high_conv_weight, high_conv_bias, high_gate_weight, high_gate_bias, low_conv_weight,
+            low_conv_bias, low_gate_weight, low_gate_bias, fuse_weight, fuse_bias, refine_weight,
+            refine_bias: as in :func:`fbsm`.
+
+    Returns:
+        ``[N, Cl, H, W]``, channels_last where ``p_low`` is dense in that format, else contiguous.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`cem`.
+    """
+    tensors = (
+        p_low,
+        p_high,
+        project_weight,
+        project_bias,
+        high_conv_weight,
+        high_conv_bias,
+        high_gate_weight,
+        high_gate_bias,
+        low_conv_weight,
+        low_conv_bias,
+        low_gate_weight,
+        low_gate_bias,
+        fuse_weight,
+        fuse_bias,
+        refine_weight,
+        refine_bias,
+    )
+    if project_weight is None:  # which the operator takes for FBSM alone
+        checks.tensor("project_weight", None)
+    return _run(
+        "efpn_bs",
+        "efpn_bs",
+        tensors,
+        lambda: checks.block(*tensors),
+        lambda: reference.efpn_bs(*tensors),
+    )
 
 
 def _wants_grad(*tensors: Tensor | None) -> bool:
@@ -30,114 +202,6 @@ def _refuse_tangents(operator: str, *tensors: Tensor | None) -> None:
             f"{operator}: forward-mode differentiation (jvp) is not supported; "
             'run it through efpn_kernels.use_backend("reference")'
         )
-
-
-def cem(p_low: Tensor, p_high: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Context Enhancement Module, Eq. 1-4: ``p_low + relu(weight . maxpool(p_high) + bias)``.
-
-    Args:
-        p_low: ``[N, Cl, H, W]``, floating point.
-        p_high: ``[N, Ch, h, w]``, at least one pixel, dtype and device of ``p_low``.
-        weight: ``[Cl, Ch, 1, 1]``.
-        bias: ``[Cl]``.
-
-    Returns:
-        ``[N, Cl, H, W]`` in the memory format of ``p_low``.
-
-    Raises:
-        TypeError: for a dtype that does not fit; ValueError: for a shape or device that does not;
-        RuntimeError: if an explicitly chosen backend cannot run these tensors.
-    """
-    checks.maps("p_low", p_low, p_high)
-    checks.projection(p_low, p_high, "", weight, bias)
-    backend = backends.choose(p_low)
-    if backend == "reference":
-        return reference.cem(p_low, p_high, weight, bias)
-    _refuse_tangents("cem", p_low, p_high, weight, bias)
-    return call(
-        backends.NAMESPACE[backend],
-        "cem",
-        _wants_grad(p_low, p_high, weight, bias),
-        dense(p_low),
-        dense(p_high),
-        weight.contiguous(),
-        bias.contiguous(),
-    )
-
-
-def _block(
-    backend: str,
-    p_low: Tensor,
-    p_high: Tensor,
-    project: tuple[Tensor, Tensor] | tuple[None, None],
-    fbsm_parameters: tuple[Tensor, ...],
-) -> Tensor:
-    keep = _wants_grad(p_low, p_high, *project, *fbsm_parameters)
-    parameters = (p if p is None else _dense_parameter(p) for p in (*project, *fbsm_parameters))
-    namespace = backends.NAMESPACE[backend]
-    return call(namespace, "efpn_bs", keep, dense(p_low), dense(p_high), *parameters, keep)
-
-
-def _dense_parameter(p: Tensor) -> Tensor:
-    return dense(p) if p.dim() == 4 else p.contiguous()
-
-
-def fbsm(c_low: Tensor, p_high: Tensor, *parameters: Tensor) -> Tensor:
-    """Foreground-Background Separation Module, Eq. 5-8.
-
-    Args:
-        c_low: ``[N, Cl, H, W]``, floating point.
-        p_high: ``[N, Ch, h, w]``, at least one pixel, dtype and device of ``c_low``.
-        parameters: the twelve of :func:`efpn_kernels.reference.fbsm`, in its order: weight and bias of
-            ``high_conv [D, Ch, 3, 3]``, ``high_gate [G, D, 1, 1]``, ``low_conv [D, Cl, 3, 3]``,
-            ``low_gate [G, D, 1, 1]``, ``fuse [G, G, 3, 3]`` and ``refine [Cl, Cl, 3, 3]``,
-            with ``G`` 1 or ``Cl``.
-
-    Returns:
-        ``[N, Cl, H, W]`` in the memory format of ``c_low``.
-
-    Raises:
-        TypeError, ValueError, RuntimeError: as :func:`cem`.
-    """
-    checks.maps("c_low", c_low, p_high)
-    checks.fbsm("c_low", c_low, p_high, *parameters)
-    backend = backends.choose(c_low)
-    if backend == "reference":
-        return reference.fbsm(c_low, p_high, *parameters)
-    _refuse_tangents("fbsm", c_low, p_high, *parameters)
-    return _block(backend, c_low, p_high, (None, None), parameters)
-
-
-def efpn_bs(
-    p_low: Tensor,
-    p_high: Tensor,
-    project_weight: Tensor,
-    project_bias: Tensor,
-    *fbsm_parameters: Tensor,
-) -> Tensor:
-    """CEM then FBSM as one fused block, Fig. 3.
-
-    Args:
-        p_low: ``[N, Cl, H, W]``, floating point.
-        p_high: ``[N, Ch, h, w]``, at least one pixel, dtype and device of ``p_low``.
-        project_weight: ``[Cl, Ch, 1, 1]``.
-        project_bias: ``[Cl]``.
-        fbsm_parameters: as in :func:`fbsm`.
-
-    Returns:
-        ``[N, Cl, H, W]`` in the memory format of ``p_low``.
-
-    Raises:
-        TypeError, ValueError, RuntimeError: as :func:`cem`.
-    """
-    checks.maps("p_low", p_low, p_high)
-    checks.projection(p_low, p_high, "project_", project_weight, project_bias)
-    checks.fbsm("p_low", p_low, p_high, *fbsm_parameters)
-    backend = backends.choose(p_low)
-    if backend == "reference":
-        return reference.efpn_bs(p_low, p_high, project_weight, project_bias, *fbsm_parameters)
-    _refuse_tangents("efpn_bs", p_low, p_high, project_weight, project_bias, *fbsm_parameters)
-    return _block(backend, p_low, p_high, (project_weight, project_bias), fbsm_parameters)
 
 
 def dc_loss(
@@ -175,7 +239,7 @@ def dc_loss(
     """
     checks.loss(pred, target, k, delta, weight, form, reduction, avg_factor)
     checks.real("loss_weight", loss_weight)
-    backend = backends.choose(pred)
+    backend = backends.select("dc_loss", pred)
     if backend == "reference":
         loss = reference.dc_loss(pred, target, k, delta, weight, form, reduction, avg_factor)
         return loss_weight * loss
@@ -191,7 +255,7 @@ def dc_loss(
     if weight is not None:
         weight = weight.expand_as(pred).contiguous()
     loss = dc_loss_operator.dc_loss(
-        backends.NAMESPACE[backend],
+        backends.DESCRIPTORS[backend].namespace,
         pred.contiguous(),
         target.contiguous(),
         weight,

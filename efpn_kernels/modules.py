@@ -1,6 +1,9 @@
 """The modules of the paper on fused kernels, and :func:`patch`, which puts them into a model.
 
-Each is its reference twin (same constructor, parameters and state_dict keys) with another forward.
+Each is its reference twin (same constructor, parameters and state_dict keys) with another forward. The fused
+forward reads the parameters of the parts inside instead of calling them. Where a part is not plain any more
+(replaced, wrapped, hooked, pruned, quantised, without a bias ...), and under ``use_backend("reference")``, the
+parts are called one after the other, as the twin does.
 """
 
 from __future__ import annotations
@@ -8,8 +11,30 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from . import checks, functional, reference
+from .backends import current_backend
+from .plain import PLAIN_1X1, PLAIN_3X3, any_global_hook, is_plain, plain_parameters
 
 __all__ = ["CEM", "EFPNBS", "FBSM", "DCLoss", "patch"]
+
+
+_PROJECT = (("project", PLAIN_1X1),)
+_FBSM = (
+    ("high_conv", PLAIN_3X3),
+    ("high_gate", PLAIN_1X1),
+    ("low_conv", PLAIN_3X3),
+    ("low_gate", PLAIN_1X1),
+    ("fuse_conv", PLAIN_3X3),
+    ("refine_conv", PLAIN_3X3),
+)
+
+
+def _fused_parameters(
+    module: nn.Module, names: tuple[tuple[str, tuple], ...]
+) -> list[Tensor] | None:
+    """The parameters for the fused call; None where the parts have to be called."""
+    if current_backend() == "reference" or any_global_hook():
+        return None
+    return plain_parameters(module, names)
 
 
 class CEM(reference.CEM):
@@ -28,7 +53,10 @@ class CEM(reference.CEM):
 
     def forward(self, p_low: Tensor, p_high: Tensor) -> Tensor:
         """``(p_low [N, Cl, H, W], p_high [N, Ch, h, w]) -> [N, Cl, H, W]``."""
-        return functional.cem(p_low, p_high, self.project.weight, self.project.bias)
+        parameters = _fused_parameters(self, _PROJECT)
+        if parameters is None:
+            return super().forward(p_low, p_high)
+        return functional.cem(p_low, p_high, *parameters)
 
 
 class FBSM(reference.FBSM):
@@ -59,24 +87,14 @@ class FBSM(reference.FBSM):
 
     def forward(self, c_low: Tensor, p_high: Tensor) -> Tensor:
         """``(c_low [N, Cl, H, W], p_high [N, Ch, h, w]) -> [N, Cl, H, W]``."""
-        return functional.fbsm(c_low, p_high, *self.fbsm_parameters())
-
-
-def _is_plain(part: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling ``part`` runs the forward of ``kind`` and nothing else."""
-    return type(part) is kind and not (
-        part._forward_hooks
-        or part._forward_pre_hooks
-        or part._backward_hooks
-        or part._backward_pre_hooks
-    )
+        parameters = _fused_parameters(self, _FBSM)
+        if parameters is None:
+            return super().forward(c_low, p_high)
+        return functional.fbsm(c_low, p_high, *parameters)
 
 
 class EFPNBS(reference.EFPNBS):
     """E-FPN-BS: CEM then FBSM as one fused block, Fig. 3.
-
-    The fused block does not call its parts. Where ``cem`` or ``fbsm`` has a hook of its own, or another
-    module stands in its place, the two are called one after the other instead, which takes longer.
 
     Args:
         high_channels: channels ``Ch`` of ``p_high``.
@@ -92,17 +110,16 @@ class EFPNBS(reference.EFPNBS):
 
     def forward(self, p_low: Tensor, p_high: Tensor) -> Tensor:
         """``(p_low [N, Cl, H, W], p_high [N, Ch, h, w]) -> [N, Cl, H, W]``."""
-        if not (self.use_cem and self.use_fbsm):
-            if not (self.use_cem or self.use_fbsm):
-                checks.maps("p_low", p_low, p_high)
-            return super().forward(p_low, p_high)
-        cem, fbsm = self.cem, self.fbsm
-        if not (_is_plain(cem, CEM) and _is_plain(fbsm, FBSM)):
-            return super().forward(p_low, p_high)
-        project = cem.project
-        return functional.efpn_bs(
-            p_low, p_high, project.weight, project.bias, *fbsm.fbsm_parameters()
-        )
+        if not (self.use_cem or self.use_fbsm):
+            checks.maps("p_low", p_low, p_high)
+            return p_low
+        cem, fbsm = self._modules.get("cem"), self._modules.get("fbsm")
+        if is_plain(cem, CEM) and is_plain(fbsm, FBSM):
+            project = _fused_parameters(cem, _PROJECT)
+            parameters = None if project is None else _fused_parameters(fbsm, _FBSM)
+            if parameters is not None:
+                return functional.efpn_bs(p_low, p_high, *project, *parameters)
+        return super().forward(p_low, p_high)
 
 
 def _value(x: Tensor) -> str:
@@ -119,14 +136,14 @@ class DCLoss(reference.DCLoss):
         k: initial slope of the gate, positive.
         delta: initial error at which the gate is one half.
         learnable: whether ``k`` and ``delta`` are parameters (else buffers).
-        form: ``"equation"`` (Eq. 9-10 as printed) or ``"text"`` (the gate turned round).
+        form: ``"equation"`` (Eq. 9-10 as printed) or ``"text"`` (gate direction reversed).
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         loss_weight: factor on the result.
         k_range: ``(low, high)`` to which ``k`` is projected before each training forward.
         delta_range: the same for ``delta``.
 
     Raises:
-        TypeError: for what is no number; ValueError: for a ``k`` that is not positive and finite, a ``delta`` that is not finite, an
+        TypeError: if not a number; ValueError: for a ``k`` that is not positive and finite, a ``delta`` that is not finite, an
             unknown form or reduction, or a range that is not ascending around the initial value.
     """
 
@@ -174,7 +191,7 @@ class DCLoss(reference.DCLoss):
         )
 
     def extra_repr(self) -> str:
-        """What ``print`` shows: the values of now and how the loss is computed."""
+        """What ``print`` shows: the current values and how the loss is computed."""
         shown = {
             "k": _value(self.k),
             "delta": _value(self.delta),
@@ -201,7 +218,7 @@ def patch(model: nn.Module) -> list[str]:
 
     The modules stay the same objects, with their parameters, buffers, hooks and mode; only the class,
     and so the forward, changes. Calling it again changes nothing. Hooks on the modules that are swapped
-    fire as before; those on the convolutions inside of them never did, in the reference neither.
+    fire as before, and so do those on the convolutions inside of them.
 
     Args:
         model: any module; itself may be a reference module.

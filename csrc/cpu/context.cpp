@@ -52,7 +52,10 @@ void pool(const Map& m, const S* x, S* pooled, int32_t* index) {
   });
 }
 
-std::tuple<Tensor, Tensor, Tensor> pooled_context(Tensor p_high, Tensor weight, Tensor bias) {
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor> pooled_context(const Tensor& p_high, const Tensor& weight,
+                                                  const Tensor& bias) {
   const Map m(p_high);
   const ScalarType type = p_high.scalar_type();
   const int64_t D = weight.size(0);
@@ -73,9 +76,10 @@ std::tuple<Tensor, Tensor, Tensor> pooled_context(Tensor p_high, Tensor weight, 
   return {context, pooled, index};
 }
 
-std::tuple<Tensor, Tensor> pooled_context_backward(Tensor grad_context, Tensor context,
-                                                   Tensor pooled, Tensor index, Tensor weight,
-                                                   Tensor grad_p_high) {
+std::tuple<Tensor, Tensor> pooled_context_backward(const Tensor& grad_context,
+                                                   const Tensor& context, const Tensor& pooled,
+                                                   const Tensor& index, const Tensor& weight,
+                                                   const Tensor& grad_p_high) {
   const Map m(grad_p_high);
   const ScalarType type = pooled.scalar_type(), acc = accumulate_type(type);
   const int64_t D = weight.size(0);
@@ -111,7 +115,7 @@ std::tuple<Tensor, Tensor> pooled_context_backward(Tensor grad_context, Tensor c
   return {grad_weight, grad_bias};
 }
 
-Tensor context_add(Tensor p_low, Tensor context) {
+Tensor context_add(const Tensor& p_low, const Tensor& context) {
   const Map m(p_low);
   const Tensor out = empty_map_like(p_low);
   dispatch(p_low.scalar_type(), "context_add", [&](auto zero) {
@@ -124,7 +128,7 @@ Tensor context_add(Tensor p_low, Tensor context) {
   return out;
 }
 
-Tensor spatial_sum(Tensor x) {
+Tensor spatial_sum(const Tensor& x) {
   const Map m(x);
   const Strips strips(m);
   StripSums sums(strips, m.C);
@@ -139,7 +143,6 @@ Tensor spatial_sum(Tensor x) {
   return out;
 }
 
-}  // namespace
 }  // namespace efpn
 
 STABLE_TORCH_LIBRARY_IMPL(efpn, CPU, m) {

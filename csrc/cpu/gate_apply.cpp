@@ -84,7 +84,9 @@ struct Context {
       : zeros(context ? 0 : m.N * m.C), values(context ? data<Acc<S>>(*context) : zeros.data()) {}
 };
 
-Tensor mask_apply(Tensor p_low, std::optional<Tensor> context, Tensor mask) {
+}  // namespace
+
+Tensor mask_apply(const Tensor& p_low, const std::optional<Tensor>& context, const Tensor& mask) {
   const Map m(p_low);
   const Tensor x = empty_map_like(p_low);
   dispatch(p_low.scalar_type(), "mask_apply", [&](auto zero) {
@@ -118,14 +120,16 @@ Tensor fuse(const Tensor& m_high, const Tensor& m_low, const Tensor& weight, con
   return mask;
 }
 
-std::tuple<Tensor, Tensor> gate_apply(Tensor p_low, std::optional<Tensor> context, Tensor m_high,
-                                      Tensor m_low, Tensor fuse_weight, Tensor fuse_bias) {
+std::tuple<Tensor, Tensor> gate_apply(const Tensor& p_low, const std::optional<Tensor>& context,
+                                      const Tensor& m_high, const Tensor& m_low,
+                                      const Tensor& fuse_weight, const Tensor& fuse_bias) {
   const Tensor mask = fuse(m_high, m_low, fuse_weight, fuse_bias);
   return {mask_apply(p_low, context, mask), mask};
 }
 
-std::tuple<Tensor, Tensor> mask_apply_backward(Tensor grad_x, Tensor p_low,
-                                               std::optional<Tensor> context, Tensor mask) {
+std::tuple<Tensor, Tensor> mask_apply_backward(const Tensor& grad_x, const Tensor& p_low,
+                                               const std::optional<Tensor>& context,
+                                               const Tensor& mask) {
   const Map m(p_low);
   const ScalarType acc = accumulate_type(p_low.scalar_type());
   const bool gated = is_gate(mask, p_low);
@@ -153,7 +157,7 @@ std::tuple<Tensor, Tensor> mask_apply_backward(Tensor grad_x, Tensor p_low,
   return {grad_logit, grad_context};
 }
 
-void mask_merge_(Tensor grad_p_low, Tensor grad_x, Tensor mask) {
+void mask_merge_(const Tensor& grad_p_low, const Tensor& grad_x, const Tensor& mask) {
   dispatch(grad_x.scalar_type(), "mask_merge_", [&](auto zero) {
     using S = decltype(zero);
     Separation<S> a = separation<S>(grad_x, mask);
@@ -164,8 +168,8 @@ void mask_merge_(Tensor grad_p_low, Tensor grad_x, Tensor mask) {
   });
 }
 
-std::tuple<Tensor, Tensor, Tensor> fuse_backward(Tensor grad_logit, Tensor m_high, Tensor m_low,
-                                                 Tensor fuse_weight) {
+std::tuple<Tensor, Tensor, Tensor> fuse_backward(const Tensor& grad_logit, const Tensor& m_high,
+                                                 const Tensor& m_low, const Tensor& fuse_weight) {
   const ScalarType acc = grad_logit.scalar_type();
   const Map m(grad_logit);
   const Tensor grad_sum = empty({m.N, 1, m.H, m.W}, acc);
@@ -195,7 +199,7 @@ std::tuple<Tensor, Tensor, Tensor> fuse_backward(Tensor grad_logit, Tensor m_hig
   return {grad_sum, grad_weight, grad_bias};
 }
 
-std::tuple<Tensor, Tensor> relu_backward(Tensor grad_out, Tensor out) {
+std::tuple<Tensor, Tensor> relu_backward(const Tensor& grad_out, const Tensor& out) {
   const Map m(out);
   const Tensor grad = empty_map_like(out);
   const Strips strips(m);
@@ -215,10 +219,10 @@ std::tuple<Tensor, Tensor> relu_backward(Tensor grad_out, Tensor out) {
   return {grad, grad_bias};
 }
 
-}  // namespace
 }  // namespace efpn
 
 STABLE_TORCH_LIBRARY_IMPL(efpn, CPU, m) {
+  m.impl("fuse", TORCH_BOX(&efpn::fuse));
   m.impl("gate_apply", TORCH_BOX(&efpn::gate_apply));
   m.impl("mask_apply", TORCH_BOX(&efpn::mask_apply));
   m.impl("mask_apply_backward", TORCH_BOX(&efpn::mask_apply_backward));

@@ -84,8 +84,10 @@ Upsampling<A> upsampling(const Tensor& taps, int64_t H, int64_t W, const std::ve
           taps.size(4), data<A>(taps), bias.data(), gate_weight.data()};
 }
 
-Tensor upsampled_gate(Tensor taps, Tensor bias, Tensor gate_weight, Tensor gate_bias, int64_t H,
-                      int64_t W) {
+}  // namespace
+
+Tensor upsampled_gate(const Tensor& taps, const Tensor& bias, const Tensor& gate_weight,
+                      const Tensor& gate_bias, int64_t H, int64_t W) {
   const Tensor gate = empty({taps.size(0), 1, H, W}, taps.scalar_type());
   dispatch(bias.scalar_type(), "upsampled_gate", [&](auto zero) {
     using S = decltype(zero);
@@ -99,6 +101,8 @@ Tensor upsampled_gate(Tensor taps, Tensor bias, Tensor gate_weight, Tensor gate_
   });
   return gate;
 }
+
+namespace {
 
 // Calls f(image, first, last, sums) for every image and block of channels, and returns the sums of
 // all images: [2, D], of the gradients of the bias and of the gate's weight.
@@ -126,9 +130,13 @@ Tensor zeros_like_taps(const Tensor& taps) {
   return zeros({taps.sizes().begin(), taps.sizes().end()}, taps.scalar_type());
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> upsampled_gate_backward(Tensor grad_gate, Tensor gate,
-                                                                   Tensor taps, Tensor bias,
-                                                                   Tensor gate_weight) {
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> upsampled_gate_backward(const Tensor& grad_gate,
+                                                                   const Tensor& gate,
+                                                                   const Tensor& taps,
+                                                                   const Tensor& bias,
+                                                                   const Tensor& gate_weight) {
   const ScalarType acc = taps.scalar_type();
   const Tensor grad_taps = zeros_like_taps(taps);
   const int64_t D = taps.size(4);
@@ -151,7 +159,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> upsampled_gate_backward(Tensor grad_g
   return {grad_taps, grad_bias, grad_weight, grad_gate_bias};
 }
 
-Tensor upsampled_relu(Tensor taps, Tensor bias, int64_t H, int64_t W, bool channels_last) {
+Tensor upsampled_relu(const Tensor& taps, const Tensor& bias, int64_t H, int64_t W,
+                      bool channels_last) {
   const Tensor out = empty({taps.size(0), taps.size(4), H, W}, bias.scalar_type(), channels_last);
   dispatch(bias.scalar_type(), "upsampled_relu", [&](auto zero) {
     using S = decltype(zero);
@@ -164,7 +173,8 @@ Tensor upsampled_relu(Tensor taps, Tensor bias, int64_t H, int64_t W, bool chann
   return out;
 }
 
-std::tuple<Tensor, Tensor> upsampled_relu_backward(Tensor grad, Tensor taps, Tensor bias) {
+std::tuple<Tensor, Tensor> upsampled_relu_backward(const Tensor& grad, const Tensor& taps,
+                                                   const Tensor& bias) {
   const Map m(grad);
   const Tensor grad_taps = zeros_like_taps(taps);
   Tensor grad_bias;
@@ -183,7 +193,6 @@ std::tuple<Tensor, Tensor> upsampled_relu_backward(Tensor grad, Tensor taps, Ten
   return {grad_taps, grad_bias};
 }
 
-}  // namespace
 }  // namespace efpn
 
 STABLE_TORCH_LIBRARY_IMPL(efpn, CPU, m) {

@@ -87,8 +87,11 @@ Tensor input_gradient(const WinogradInput& grad, const Tensor& weight, const Ten
   return result;
 }
 
-std::tuple<Tensor, Tensor> low_gate_conv(Tensor p_low, Tensor weight, Tensor border,
-                                         Tensor gate_weight, Tensor gate_bias, bool keep) {
+}  // namespace
+
+std::tuple<Tensor, Tensor> low_gate_conv(const Tensor& p_low, const Tensor& weight,
+                                         const Tensor& border, const Tensor& gate_weight,
+                                         const Tensor& gate_bias, bool keep) {
   const WinogradInput in = input_of(p_low);
   const int64_t D = weight.size(0), pixels = in.N * in.H * in.W;
   // One bit a lane, in bytes of their own where a register has fewer lanes: the same size, enough
@@ -107,6 +110,8 @@ std::tuple<Tensor, Tensor> low_gate_conv(Tensor p_low, Tensor weight, Tensor bor
   winograd_convolve(in, weight_of(weight), out);
   return {gate, kept};
 }
+
+namespace {
 
 // A map A of the hidden channels is not kept, only E[d, p] = grad_logit[p] where A[d, p] > 0, else
 // 0. As A = conv3x3(p_low, weight) + border is linear in weight and border,
@@ -142,9 +147,11 @@ Tensor scale_by_gate_weight(const Tensor& weight, const Tensor& border, const Te
   return grad_gate_weight;
 }
 
+}  // namespace
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> low_gate_conv_backward(
-    Tensor grad_gate, Tensor gate, Tensor kept, Tensor p_low, Tensor weight, Tensor border,
-    Tensor gate_weight) {
+    const Tensor& grad_gate, const Tensor& gate, const Tensor& kept, const Tensor& p_low,
+    const Tensor& weight, const Tensor& border, const Tensor& gate_weight) {
   const int64_t D = weight.size(0), pixels = gate.numel();
   const Buffer grad_logit = allocate(pixels);
   double total = 0;
@@ -172,8 +179,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> low_gate_conv_backward(
   return {grad_p_low, grad_weight, grad_border, grad_gate_weight, grad_gate_bias};
 }
 
-Tensor refine_conv(Tensor p_low, std::optional<Tensor> context, Tensor mask, Tensor weight,
-                   Tensor bias) {
+Tensor refine_conv(const Tensor& p_low, const std::optional<Tensor>& context, const Tensor& mask,
+                   const Tensor& weight, const Tensor& bias) {
   const int64_t D = weight.size(0);
   const Buffer wide_context = context_of(p_low, context);
   const Buffer wide_bias = pad_to_registers(data<float>(bias), 1, D);
@@ -185,9 +192,10 @@ Tensor refine_conv(Tensor p_low, std::optional<Tensor> context, Tensor mask, Ten
   return result;
 }
 
-std::tuple<Tensor, Tensor, Tensor> refine_conv_backward(Tensor grad_out, Tensor out, Tensor p_low,
-                                                        std::optional<Tensor> context, Tensor mask,
-                                                        Tensor weight) {
+std::tuple<Tensor, Tensor, Tensor> refine_conv_backward(const Tensor& grad_out, const Tensor& out,
+                                                        const Tensor& p_low,
+                                                        const std::optional<Tensor>& context,
+                                                        const Tensor& mask, const Tensor& weight) {
   const Buffer wide_context = context_of(p_low, context);
   const WinogradInput grad = relu_gradient(grad_out, out);
   const Tensor grad_weight = empty_weight(weight);
@@ -197,7 +205,6 @@ std::tuple<Tensor, Tensor, Tensor> refine_conv_backward(Tensor grad_out, Tensor 
   return {input_gradient(grad, weight, p_low), grad_weight, grad_bias};
 }
 
-}  // namespace
 }  // namespace efpn
 
 STABLE_TORCH_LIBRARY_IMPL(efpn, CPU, m) {

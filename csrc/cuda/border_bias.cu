@@ -56,6 +56,8 @@ __global__ void __launch_bounds__(kThreads)
   border[(n * 9 + threadIdx.x) * D + d] = total;
 }
 
+}  // namespace
+
 Tensor border_bias(const Tensor& context, const Tensor& weight, const Tensor& bias, int64_t H,
                    int64_t W) {
   const Stream stream(context);
@@ -70,6 +72,8 @@ Tensor border_bias(const Tensor& context, const Tensor& weight, const Tensor& bi
   });
   return border;
 }
+
+namespace {
 
 // The sum of grad_border of channel d over the classes whose tap (ky, kx) is inside; of_channel holds the
 // nine classes.
@@ -166,6 +170,8 @@ __global__ void __launch_bounds__(kThreads) border_bias_bwd_kernel(const BorderB
   border_weight_bwd(a, blockIdx.x - of_context);
 }
 
+}  // namespace
+
 std::tuple<Tensor, Tensor, Tensor> border_bias_backward(const Tensor& grad_border,
                                                         const Tensor& context,
                                                         const Tensor& weight, int64_t H,
@@ -193,7 +199,6 @@ std::tuple<Tensor, Tensor, Tensor> border_bias_backward(const Tensor& grad_borde
   return {grad_context, grad_weight, grad_bias};
 }
 
-}  // namespace
 }  // namespace cuda
 }  // namespace efpn
 

@@ -42,6 +42,8 @@ struct BorderReLU {
   }
 };
 
+}  // namespace
+
 Tensor border_relu(const Tensor& conv, const Tensor& border) {
   const Stream stream(conv);
   const Map m(conv);
@@ -61,6 +63,8 @@ Tensor border_relu(const Tensor& conv, const Tensor& border) {
   });
   return out;
 }
+
+namespace {
 
 template <class T, int V, bool channels_last>
 struct BiasReLU {
@@ -82,6 +86,8 @@ struct BiasReLU {
   }
 };
 
+}  // namespace
+
 void bias_relu_(const Tensor& x, const Tensor& bias) {
   const Stream stream(x);
   const Map m(x);
@@ -99,6 +105,8 @@ void bias_relu_(const Tensor& x, const Tensor& bias) {
   });
 }
 
+namespace {
+
 template <class T, int V>
 struct Identity {
   const T* x;
@@ -112,6 +120,8 @@ struct Identity {
     return widen<V>(loaded);
   }
 };
+
+}  // namespace
 
 Tensor border_sum(const Tensor& grad) {
   const Stream stream(grad);
@@ -133,7 +143,6 @@ Tensor border_sum(const Tensor& grad) {
   return out;
 }
 
-}  // namespace
 }  // namespace cuda
 }  // namespace efpn
 

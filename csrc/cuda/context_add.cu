@@ -36,6 +36,8 @@ struct ContextAdd {
   }
 };
 
+}  // namespace
+
 Tensor context_add(const Tensor& p_low, const Tensor& context) {
   const Stream stream(p_low);
   const Map m(p_low);
@@ -56,6 +58,8 @@ Tensor context_add(const Tensor& p_low, const Tensor& context) {
   return out;
 }
 
+namespace {
+
 template <class T, int V, bool channels_last>
 struct Identity {
   const T* x;
@@ -71,6 +75,8 @@ struct Identity {
     for (int i = 0; i < V; ++i) sum[i] += value[i];
   }
 };
+
+}  // namespace
 
 Tensor spatial_sum(const Tensor& x) {
   const Stream stream(x);
@@ -90,7 +96,6 @@ Tensor spatial_sum(const Tensor& x) {
   return out;
 }
 
-}  // namespace
 }  // namespace cuda
 }  // namespace efpn
 

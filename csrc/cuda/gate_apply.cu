@@ -147,6 +147,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) < 8 ? 2 : 1)
   }
 }
 
+}  // namespace
+
 std::tuple<Tensor, Tensor> gate_apply(const Tensor& p_low, const std::optional<Tensor>& context,
                                       const Tensor& m_high, const Tensor& m_low,
                                       const Tensor& fuse_weight, const Tensor& fuse_bias) {
@@ -179,6 +181,8 @@ std::tuple<Tensor, Tensor> gate_apply(const Tensor& p_low, const std::optional<T
   });
   return {x, mask};
 }
+
+namespace {
 
 // ---- the backward of the fuse convolution -------------------------------------------------------------
 
@@ -222,6 +226,8 @@ __global__ void __launch_bounds__(kThreads)
 
 constexpr int64_t kFuseBlocks = 512;
 
+}  // namespace
+
 std::tuple<Tensor, Tensor, Tensor> fuse_backward(const Tensor& grad_logit, const Tensor& m_high,
                                                  const Tensor& m_low, const Tensor& fuse_weight) {
   const Stream stream(grad_logit);
@@ -248,7 +254,6 @@ std::tuple<Tensor, Tensor, Tensor> fuse_backward(const Tensor& grad_logit, const
   return {grad_sum, grad_weight, grad_bias};
 }
 
-}  // namespace
 }  // namespace cuda
 }  // namespace efpn
 

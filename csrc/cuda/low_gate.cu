@@ -119,6 +119,8 @@ __global__ void __launch_bounds__(kWarp* kPlaneWarps) low_gate_plane_kernel(cons
   a.gate[n * P + tile + i] = sigmoid(total);
 }
 
+}  // namespace
+
 Tensor low_gate(const Tensor& conv, const Tensor& border, const Tensor& gate_weight,
                 const Tensor& gate_bias) {
   const Stream stream(conv);
@@ -146,6 +148,8 @@ Tensor low_gate(const Tensor& conv, const Tensor& border, const Tensor& gate_wei
   });
   return gate;
 }
+
+namespace {
 
 // ---- backward ------------------------------------------------------------------------------------------
 
@@ -206,6 +210,8 @@ struct LowGateBackward {
   }
 };
 
+}  // namespace
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> low_gate_backward(const Tensor& grad_gate,
                                                              const Tensor& gate,
                                                              const Tensor& conv,
@@ -241,7 +247,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> low_gate_backward(const Tensor& grad_
   return {grad_conv, grad_border, grad_weight, grad_bias};
 }
 
-}  // namespace
 }  // namespace cuda
 }  // namespace efpn
 

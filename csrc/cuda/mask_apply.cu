@@ -47,6 +47,8 @@ void dispatch_mask(const Map& m, bool gate, std::initializer_list<const void*> p
   });
 }
 
+}  // namespace
+
 Tensor mask_apply(const Tensor& p_low, const std::optional<Tensor>& context, const Tensor& mask) {
   const Stream stream(p_low);
   const Map m(p_low);
@@ -67,6 +69,8 @@ Tensor mask_apply(const Tensor& p_low, const std::optional<Tensor>& context, con
   });
   return x;
 }
+
+namespace {
 
 template <class T, int V, bool channels_last, bool gate>
 struct MaskMerge {
@@ -94,6 +98,8 @@ struct MaskMerge {
   }
 };
 
+}  // namespace
+
 void mask_merge_(const Tensor& grad_p_low, const Tensor& grad_x, const Tensor& mask) {
   const Stream stream(grad_x);
   const Map m(grad_x);
@@ -112,7 +118,6 @@ void mask_merge_(const Tensor& grad_p_low, const Tensor& grad_x, const Tensor& m
   });
 }
 
-}  // namespace
 }  // namespace cuda
 }  // namespace efpn
 

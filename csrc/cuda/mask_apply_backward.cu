@@ -250,6 +250,8 @@ void gate_backward_plane(const Stream& stream, const Map& m, GateBackward<T> a,
   sum_partials<Acc<T>>(stream, {{a.partial, grad_context, m.N, strips, m.C, strips * m.C, m.C}});
 }
 
+}  // namespace
+
 std::tuple<Tensor, Tensor> mask_apply_backward(const Tensor& grad_x, const Tensor& p_low,
                                                const std::optional<Tensor>& context,
                                                const Tensor& mask) {
@@ -300,7 +302,6 @@ std::tuple<Tensor, Tensor> mask_apply_backward(const Tensor& grad_x, const Tenso
   return {grad_logit, grad_context};
 }
 
-}  // namespace
 }  // namespace cuda
 }  // namespace efpn
 

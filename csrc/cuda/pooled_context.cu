@@ -159,6 +159,8 @@ bool has_clusters(Kernel* kernel) {
   return code.binaryVersion >= 90 && code.ptxVersion >= 90;
 }
 
+}  // namespace
+
 std::tuple<Tensor, Tensor, Tensor> pooled_context(const Tensor& p_high, const Tensor& weight,
                                                   const Tensor& bias) {
   const Stream stream(p_high);
@@ -188,6 +190,8 @@ std::tuple<Tensor, Tensor, Tensor> pooled_context(const Tensor& p_high, const Te
   });
   return {context, pooled, index};
 }
+
+namespace {
 
 // ---- backward -------------------------------------------------------------------------------------
 
@@ -247,6 +251,8 @@ __global__ void __launch_bounds__(256) pooled_context_bwd_kernel(const PooledCon
   *at = narrow<T>(widen(*at) + total);
 }
 
+}  // namespace
+
 std::tuple<Tensor, Tensor> pooled_context_backward(const Tensor& grad_context,
                                                    const Tensor& context, const Tensor& pooled,
                                                    const Tensor& index, const Tensor& weight,
@@ -271,7 +277,6 @@ std::tuple<Tensor, Tensor> pooled_context_backward(const Tensor& grad_context,
   return {grad_weight, grad_bias};
 }
 
-}  // namespace
 }  // namespace cuda
 }  // namespace efpn
 

@@ -34,6 +34,8 @@ struct ReLUBackward {
   }
 };
 
+}  // namespace
+
 std::tuple<Tensor, Tensor> relu_backward(const Tensor& grad_out, const Tensor& out) {
   const Stream stream(out);
   const Map m(out);
@@ -55,7 +57,6 @@ std::tuple<Tensor, Tensor> relu_backward(const Tensor& grad_out, const Tensor& o
   return {grad, grad_bias};
 }
 
-}  // namespace
 }  // namespace cuda
 }  // namespace efpn
 

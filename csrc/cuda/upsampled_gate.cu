@@ -73,6 +73,8 @@ __global__ void __launch_bounds__(kWarp* kGateWarps, sizeof(T) < 8 ? 5 : 1)
   }
 }
 
+}  // namespace
+
 Tensor upsampled_gate(const Tensor& taps, const Tensor& bias, const Tensor& gate_weight,
                       const Tensor& gate_bias, int64_t H, int64_t W) {
   const Stream stream(taps);
@@ -103,6 +105,8 @@ Tensor upsampled_gate(const Tensor& taps, const Tensor& bias, const Tensor& gate
   });
   return gate;
 }
+
+namespace {
 
 // ---- y: relu(A) as a map -----------------------------------------------------------------------------------
 
@@ -137,6 +141,8 @@ __global__ void __launch_bounds__(128) relu_map_kernel(const ReLUMap<T> a) {
   }
 }
 
+}  // namespace
+
 Tensor upsampled_relu(const Tensor& taps, const Tensor& bias, int64_t H, int64_t W,
                       bool channels_last) {
   const Stream stream(taps);
@@ -164,7 +170,6 @@ Tensor upsampled_relu(const Tensor& taps, const Tensor& bias, int64_t H, int64_t
   return out;
 }
 
-}  // namespace
 }  // namespace cuda
 }  // namespace efpn
 

@@ -258,6 +258,8 @@ void run(const Stream& stream, const Level& level, const Acc<T>* taps, RowsBackw
   }
 }
 
+}  // namespace
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> upsampled_gate_backward(const Tensor& grad_gate,
                                                                    const Tensor& gate,
                                                                    const Tensor& taps,
@@ -300,7 +302,6 @@ std::tuple<Tensor, Tensor> upsampled_relu_backward(const Tensor& grad, const Ten
   return {grad_taps, grad_bias};
 }
 
-}  // namespace
 }  // namespace cuda
 }  // namespace efpn
 

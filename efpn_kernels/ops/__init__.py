@@ -1,7 +1,7 @@
-"""Operators: kernels and library calls composed, with schema, fake, autograd and autocast.
+"""Operators: schema, fake, autocast and gradient. What they compute is the backends'.
 
-Importing this package defines every operator in the namespaces ``efpn`` (C++) and ``efpn_triton``
-(Triton). No maths of pixels here: that is the kernels'.
+Importing this package defines every operator in the namespaces ``efpn`` (the compiled libraries) and
+``efpn_triton`` (Triton).
 """
 
 from . import cem, dc_loss, efpn_bs

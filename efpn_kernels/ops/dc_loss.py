@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
-from . import operator
-from .kernels import accumulate_dtype
+from . import registration
+from .kernels import LIBRARIES, accumulate_dtype
 
 
 def _fake(
@@ -145,7 +145,7 @@ def dc_loss(namespace: str, *arguments: Any) -> Tensor:
 
 def register(namespace: str) -> None:
     """Attach fake, autograd and autocast to the kernels of DCLoss in ``namespace``."""
-    library = operator.LIBRARIES[namespace]
+    library = LIBRARIES[namespace]
     torch.library.register_fake(f"{namespace}::dc_loss", _fake, lib=library)
     torch.library.register_fake(f"{namespace}::dc_loss_backward", _fake_backward, lib=library)
     kernels = getattr(torch.ops, namespace)
@@ -157,7 +157,8 @@ def register(namespace: str) -> None:
     def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         return _backward(kernels, ctx, grad_loss)
 
-    operator.differentiable(namespace, "dc_loss", setup_context, backward)
-    operator.once_differentiable(namespace, "dc_loss_backward")
+    torch.library.register_autograd(
+        f"{namespace}::dc_loss", backward, setup_context=setup_context, lib=library
+    )
     # Losses run in float32, as PyTorch's own do; k and delta are scalars of their own dtype.
-    operator.autocast(namespace, "dc_loss", lambda device_type: torch.float32, fixed=(3, 4))
+    registration.autocast(namespace, "dc_loss", lambda device_type: torch.float32, fixed=(3, 4))

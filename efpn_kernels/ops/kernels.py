@@ -8,8 +8,8 @@ Every backend owns a namespace of the dispatcher, and this module defines the sa
                  ``TRITON_INTERPRET=1`` runs the kernels on the CPU)
 ===============  ==============================================================================
 
-Kernels have no autograd and check nothing: ``functional`` has checked shapes, dtypes and devices,
-``ops/<op>.py`` composes kernels and library calls into operators with autograd.
+Kernels have no autograd and check nothing: the composed operators (``csrc/common``, and ``composition``
+for Triton) have checked shapes, dtypes and devices, and made every tensor dense.
 
 Conventions
 -----------
@@ -138,6 +138,8 @@ KERNELS: dict[str, str] = {
 # Convolutions fused with what stands before and behind them. A backend may leave them out, or provide
 # them for some dtypes only: the operators then use the library's convolution and the kernels above.
 FUSED_CONVOLUTIONS: dict[str, str] = {
+    # mask = sigmoid(bias + conv3x3(m_high + m_low, weight)) with zero padding, a gate; weight is [1, 1, 3, 3].
+    "fuse": "(Tensor m_high, Tensor m_low, Tensor weight, Tensor bias) -> Tensor",
     # low_gate of conv3x3(p_low, weight), nothing of [N, D, H, W] written. With keep, `kept` is what the
     # backward needs besides its inputs, in a form of the backend's own; else it has zero elements.
     "low_gate_conv": "(Tensor p_low, Tensor weight, Tensor border, Tensor gate_weight, Tensor gate_bias, bool keep) "

@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import torch
 
+from ..composition import Target
+from ..composition import register as register_composed
 from . import (
     border_bias,
     context,
@@ -77,3 +79,5 @@ def register(library: torch.library.Library) -> None:
         library.impl(kernel.__name__, on_device_of_first(kernel), "CUDA")
         if interpreted:
             library.impl(kernel.__name__, kernel, "CPU")
+    keys = ("CUDA", "CPU") if interpreted else ("CUDA",)
+    register_composed(library, Target("efpn_triton"), keys)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..ops.kernels import accumulate_dtype
-from ..ops.layout import as_format
+from ..ops.layout import in_format, is_channels_last
 
 
 def _operands(p_high: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,4 +53,4 @@ def taps_backward(grad_taps: Tensor, p_high: Tensor, weight: Tensor) -> tuple[Te
         weight.shape, weight.stride(), dtype=grad_weight.dtype, device=weight.device
     )
     grad_p_high = (grad @ matrix).to(p_high.dtype).view(n, h, w, c).permute(0, 3, 1, 2)
-    return as_format(grad_p_high, p_high), like_weight.copy_(grad_weight)
+    return in_format(grad_p_high, is_channels_last(p_high)), like_weight.copy_(grad_weight)

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import convolution
-from .high_gate import pointwise_gate_backward
-from .kernels import accumulate_dtype
-from .layout import as_format
+from ..ops.kernels import accumulate_dtype
+from .convolution import convolve, convolve_backward
+from .high_gate import pointwise_gate, pointwise_gate_gradients
+from .target import Target
 
 
 def _border(
@@ -32,74 +32,75 @@ def _border(
 
 
 def forward(
-    namespace: str,
+    target: Target,
     p_low: Tensor,
     context: Tensor | None,
     conv_weight: Tensor,
     conv_bias: Tensor,
     gate_weight: Tensor,
     gate_bias: Tensor,
-    keep: bool,
+    channels_last: bool,
+    save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``(M_l, border, kept)``: the gate, the border's constants, and what backward needs of the hidden map.
-
-    Without ``keep`` the last is empty.
-    """
-    kernels = getattr(torch.ops, namespace)
+    """``(M_l, border, hidden)``: the gate, the border's constants, what backward needs of the hidden map."""
+    kernels = target.kernels
     single = gate_weight.shape[0] == 1
-    fused = single and convolution.fused(namespace, "low_gate_conv", p_low)
+    fused = single and target.fuses_convolutions(p_low)
     border = _border(kernels, p_low, context, conv_weight, conv_bias, fused)
     if fused:
-        gate, kept = kernels.low_gate_conv(
-            p_low, conv_weight, border, gate_weight.flatten(), gate_bias, keep
+        gate, bits = kernels.low_gate_conv(
+            p_low, conv_weight, border, gate_weight.flatten(), gate_bias, save
         )
-        return gate, border, kept
-    conv = convolution.conv3x3(p_low, conv_weight, conv_bias if context is None else None)
+        return gate, border, bits
+    bias = conv_bias if context is None else None
+    conv = convolve(p_low, conv_weight, bias, 1, channels_last)
     if single:
-        gate = kernels.low_gate(conv, border, gate_weight.flatten(), gate_bias)
-        return gate, border, conv if keep else conv.new_empty(0)
+        return kernels.low_gate(conv, border, gate_weight.flatten(), gate_bias), border, conv
     hidden = kernels.border_relu(conv, border)
-    gate = as_format(torch.conv2d(hidden, gate_weight, gate_bias), hidden).sigmoid_()
-    return gate, border, hidden if keep else hidden.new_empty(0)
+    return pointwise_gate(hidden, gate_weight, gate_bias, channels_last), border, hidden
 
 
-def backward(
-    namespace: str,
+def gradients(
+    target: Target,
     grad_gate: Tensor,
     m_low: Tensor,
     border: Tensor,
-    kept: Tensor,
+    hidden: Tensor,
     p_low: Tensor,
     context: Tensor | None,
     conv_weight: Tensor,
     gate_weight: Tensor,
+    channels_last: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of ``p_low``, ``context``, ``conv_weight``, ``conv_bias``, ``gate_weight``, ``gate_bias``."""
-    kernels = getattr(torch.ops, namespace)
+    """Of ``p_low``, ``context``, ``conv_weight``, ``conv_bias``, ``gate_weight``, ``gate_bias``."""
+    kernels = target.kernels
     single = gate_weight.shape[0] == 1
-    fused = single and convolution.fused(namespace, "low_gate_conv_backward", p_low)
     flat = gate_weight.flatten()
-    if fused:
+    if single and target.fuses_convolutions(p_low):
         grad_p_low, grad_weight, grad_border, grad_gate_weight, grad_gate_bias = (
-            kernels.low_gate_conv_backward(grad_gate, m_low, kept, p_low, conv_weight, border, flat)
+            kernels.low_gate_conv_backward(
+                grad_gate, m_low, hidden, p_low, conv_weight, border, flat
+            )
         )
     else:
         if single:
             grad_conv, grad_border, grad_gate_weight, grad_gate_bias = kernels.low_gate_backward(
-                grad_gate, m_low, kept, border, flat
+                grad_gate, m_low, hidden, border, flat
             )
         else:
-            grad_hidden, grad_gate_weight, grad_gate_bias = pointwise_gate_backward(
-                grad_gate, m_low, kept, gate_weight
+            grad_hidden, grad_gate_weight, grad_gate_bias = pointwise_gate_gradients(
+                grad_gate, m_low, hidden, gate_weight, channels_last
             )
-            grad_conv = torch.ops.aten.threshold_backward(grad_hidden, kept, 0)
+            grad_conv, _ = kernels.relu_backward(grad_hidden, hidden)
             grad_border = kernels.border_sum(grad_conv)
-        grad_p_low, grad_weight, _ = convolution.conv3x3_backward(grad_conv, p_low, conv_weight)
+        grad_p_low, grad_weight, _ = convolve_backward(
+            grad_conv, p_low, conv_weight, 1, channels_last, False
+        )
     if context is None:
         grad_context, grad_bias = None, grad_border.sum((0, 1, 2))
     else:
         grad_context, grad_weight_of_border, grad_bias = kernels.border_bias_backward(
             grad_border, context, conv_weight, *p_low.shape[2:]
         )
-        grad_weight = grad_weight_of_border.add_(grad_weight)
+        grad_weight = grad_weight_of_border.add(grad_weight)
     return grad_p_low, grad_context, grad_weight, grad_bias, grad_gate_weight, grad_gate_bias
