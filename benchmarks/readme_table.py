@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from efpn_kernels.backends import PREFERENCE
+from efpn_kernels.backends import AUTO_ORDER
 
 from . import report
 from .environment import ROOT
@@ -56,7 +56,9 @@ def device_table(folder: Path, environment: Mapping[str, Any], rows: Sequence[Ro
     """The headline cases of one device, a table for each way to call them."""
     link = (folder / report.MARKDOWN).relative_to(ROOT).as_posix()
     parts = [f"{report.headline(environment)} ([whole report]({link}))\n"]
-    preference = PREFERENCE[environment["device_type"]]
+    preference = next(
+        order.backends for order in AUTO_ORDER if order.device_type == environment["device_type"]
+    )
     for title, wanted in WAYS[environment["device_type"]]:
         lines = []
         for key, members in by_group(list(rows)).items():

@@ -92,8 +92,8 @@ class Order:
     source: str
     """The results that it comes from."""
     operators: tuple[str, ...] = OPERATORS
-    below: float = float("inf")
-    """Elements of the first tensor, up to which it holds."""
+    below: int | None = None
+    """Elements of the first tensor below which it holds; None: for every size."""
 
 
 # The first that fits counts.
@@ -131,22 +131,24 @@ class use_backend(ContextDecorator):
         if name != "auto" and name not in BACKENDS:
             raise ValueError(f"use_backend: expected one of {('auto', *BACKENDS)}, got {name!r}")
         self.name = name
-        self.previous = _choice
+        self.before = _choice
+        self.outer: list[str] = []
         _choice = name
 
     def __enter__(self) -> use_backend:
         global _choice
+        self.outer.append(self.before if _choice == self.name else _choice)
         _choice = self.name
         return self
 
     def __exit__(self, *exception: object) -> None:
         global _choice
-        _choice = self.previous
+        _choice = self.outer.pop()
 
     def __call__(self, function: Callable) -> Callable:
         """As a decorator it chooses nothing until the function is called."""
         global _choice
-        _choice = self.previous
+        _choice = self.before
         return super().__call__(function)
 
 
@@ -171,11 +173,12 @@ def why_unsupported(name: str, device: torch.device, dtype: torch.dtype) -> str 
 
 
 def _order(operator: str, x: Tensor) -> tuple[str, ...]:
-    """What ``auto`` tries for an operator of ``x``."""
+    """What ``auto`` tries for an operator of ``x``, its first tensor."""
     for order in AUTO_ORDER:
-        if order.device_type == x.device.type and operator in order.operators:
-            if order.below == float("inf") or x.numel() < order.below:
-                return (*order.backends, "reference")
+        if order.device_type != x.device.type or operator not in order.operators:
+            continue
+        if order.below is None or x.numel() < order.below:
+            return (*order.backends, "reference")
     return ("reference",)
 
 

@@ -80,13 +80,13 @@ def report() -> str:
     choice = backends.current_backend()
     lines += ["", f"Backends (choice: {choice})"]
     if choice not in ("auto", *backends.BACKENDS):
-        lines.append(f"  {backends.refusal(choice, torch.device('cpu'), torch.float32)}")
+        lines.append(f"  {backends.why_unsupported(choice, torch.device('cpu'), torch.float32)}")
     for device_type in ("cpu", "cuda"):
         if device_type == "cuda" and not torch.cuda.is_available():
             continue
         lines.append(f"  tensors on {device_type}:")
         for name in backends.BACKENDS:
-            reason = backends.refusal(name, torch.device(device_type), torch.float32)
+            reason = backends.why_unsupported(name, torch.device(device_type), torch.float32)
             lines.append(f"    {name:10} {'can run' if reason is None else reason}")
     return "\n".join(lines)
 

@@ -28,13 +28,9 @@ _FBSM = (
 )
 
 
-def _fused_parameters(
-    module: nn.Module, names: tuple[tuple[str, tuple], ...]
-) -> list[Tensor] | None:
-    """The parameters for the fused call; None where the parts have to be called."""
-    if current_backend() == "reference" or any_global_hook():
-        return None
-    return plain_parameters(module, names)
+def _calls_parts() -> bool:
+    """Whether the parts have to be called, whatever they are."""
+    return current_backend() == "reference" or any_global_hook()
 
 
 class CEM(reference.CEM):
@@ -53,7 +49,7 @@ class CEM(reference.CEM):
 
     def forward(self, p_low: Tensor, p_high: Tensor) -> Tensor:
         """``(p_low [N, Cl, H, W], p_high [N, Ch, h, w]) -> [N, Cl, H, W]``."""
-        parameters = _fused_parameters(self, _PROJECT)
+        parameters = None if _calls_parts() else plain_parameters(self, _PROJECT)
         if parameters is None:
             return super().forward(p_low, p_high)
         return functional.cem(p_low, p_high, *parameters)
@@ -87,7 +83,7 @@ class FBSM(reference.FBSM):
 
     def forward(self, c_low: Tensor, p_high: Tensor) -> Tensor:
         """``(c_low [N, Cl, H, W], p_high [N, Ch, h, w]) -> [N, Cl, H, W]``."""
-        parameters = _fused_parameters(self, _FBSM)
+        parameters = None if _calls_parts() else plain_parameters(self, _FBSM)
         if parameters is None:
             return super().forward(c_low, p_high)
         return functional.fbsm(c_low, p_high, *parameters)
@@ -114,10 +110,9 @@ class EFPNBS(reference.EFPNBS):
             checks.maps("p_low", p_low, p_high)
             return p_low
         cem, fbsm = self._modules.get("cem"), self._modules.get("fbsm")
-        if is_plain(cem, CEM) and is_plain(fbsm, FBSM):
-            project = _fused_parameters(cem, _PROJECT)
-            parameters = None if project is None else _fused_parameters(fbsm, _FBSM)
-            if parameters is not None:
+        if is_plain(cem, CEM) and is_plain(fbsm, FBSM) and not _calls_parts():
+            project, parameters = plain_parameters(cem, _PROJECT), plain_parameters(fbsm, _FBSM)
+            if project is not None and parameters is not None:
                 return functional.efpn_bs(p_low, p_high, *project, *parameters)
         return super().forward(p_low, p_high)
 

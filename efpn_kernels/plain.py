@@ -57,22 +57,23 @@ def plain_parameters(
         if not is_plain(conv, nn.Conv2d):
             return None
         attributes = conv.__dict__
-        if (
+        if configuration != (
             attributes["stride"],
             attributes["padding"],
             attributes["dilation"],
             attributes["groups"],
             attributes["padding_mode"],
-        ) != configuration:
+        ):
             return None
         own = attributes["_parameters"]
         weight, bias = own.get("weight"), own.get("bias")
-        if weight is None or bias is None or not (_is_ordinary(weight) and _is_ordinary(bias)):
+        if not (_is_ordinary(weight) and _is_ordinary(bias)):
             return None
         parameters += (weight, bias)
     return parameters
 
 
-def _is_ordinary(x: Tensor) -> bool:
-    """Whether ``x`` is no wrapper around other tensors: no DTensor, nothing quantised."""
-    return type(x) in (nn.Parameter, Tensor) or not is_traceable_wrapper_subclass(x)
+def _is_ordinary(x: Tensor | None) -> bool:
+    """Whether ``x`` is a tensor, and no wrapper around others: no DTensor, nothing quantised."""
+    kind = type(x)
+    return kind is nn.Parameter or (x is not None and not is_traceable_wrapper_subclass(x))

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from efpn_kernels import EFPNBS, DCLoss, backends, functional, reference
-from efpn_kernels.ops import efpn_bs as efpn_bs_operator
 from efpn_kernels.reference import FORMS, REDUCTIONS
 
 
@@ -29,6 +28,11 @@ class Model(nn.Module):
 
     def forward(self, p_low: Tensor, p_high: Tensor) -> Tensor:
         return self.loss(self.block(p_low, p_high), p_low)
+
+
+def operators(backend: Backend) -> Any:
+    """The dispatcher's, of the backend."""
+    return getattr(torch.ops, backends.DESCRIPTORS[backend.name].namespace)
 
 
 def maps(device: str, n: int = 2, size: tuple[int, int] = (9, 10)) -> tuple[Tensor, Tensor]:
@@ -106,7 +110,7 @@ def test_export(backend: Backend, gate_channels: int) -> None:
         inputs = maps(backend.device, number, size)
         torch.testing.assert_close(program.module()(*inputs), block(*inputs))
     targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-    assert f"{backends.NAMESPACE[backend.name]}.efpn_bs.default" in targets
+    assert f"{backends.DESCRIPTORS[backend.name].namespace}.efpn_bs.default" in targets
 
 
 def test_export_of_plain_pytorch_needs_no_operator_of_ours() -> None:
@@ -192,15 +196,18 @@ def test_fake_strides_are_the_real_ones(
         assert len(set(strides)) == 1, f"{result}: {got.stride()}, really {expected.stride()}"
 
 
-def block_arguments(operator: str, name: str, layout: str, device: str) -> tuple[str, tuple]:
-    """The dispatcher's operator and its arguments."""
+def block_arguments(
+    operator: str, name: str, layout: str, device: str, save: bool
+) -> tuple[str, tuple]:
+    """The dispatcher's operator and its arguments, which want gradients unless it hands out its state."""
     tensors = list(block_problem(operator, case(name, layout=layout), device).tensors.values())
+    if save:
+        tensors = [x.detach() for x in tensors]
+    flags = (layout == "channels_last", save)
     if operator == "cem":
-        return "cem", tuple(tensors)
+        return "cem", (*tensors, *flags)
     missing = () if operator == "efpn_bs" else (None, None)
-    arguments = (*tensors[:2], *missing, *tensors[2:], True)
-    assert len(arguments) == 3 + len(efpn_bs_operator.PARAMETERS)
-    return "efpn_bs", arguments
+    return "efpn_bs", (*tensors[:2], *missing, *tensors[2:], *flags)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -220,12 +227,15 @@ def test_the_loss_trains_on_fake_tensors(backend: Backend, reduction: str) -> No
     }
 
 
+@pytest.mark.parametrize("save", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", ["x2", "per_channel"])
 @pytest.mark.parametrize("operator", BLOCK_OPERATORS)
-def test_opcheck_of_blocks(backend: Backend, operator: str, name: str, layout: str) -> None:
-    op, arguments = block_arguments(operator, name, layout, backend.device)
-    torch.library.opcheck(getattr(backends.namespace(backend.name), op).default, arguments)
+def test_opcheck_of_blocks(
+    backend: Backend, operator: str, name: str, layout: str, save: bool
+) -> None:
+    op, arguments = block_arguments(operator, name, layout, backend.device, save)
+    torch.library.opcheck(getattr(operators(backend), op).default, arguments)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -233,4 +243,4 @@ def test_opcheck_of_blocks(backend: Backend, operator: str, name: str, layout: s
 def test_opcheck_of_the_loss(backend: Backend, form: str, reduce: bool) -> None:
     pred, target, k, delta = loss_problem(LossCase((33, 4)), backend.device).tensors.values()
     arguments = (pred, target.detach(), None, k, delta, form == "text", reduce, 0.5, True)
-    torch.library.opcheck(backends.namespace(backend.name).dc_loss.default, arguments)
+    torch.library.opcheck(operators(backend).dc_loss.default, arguments)

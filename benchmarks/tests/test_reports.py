@@ -88,7 +88,7 @@ def test_the_readme_shows_what_auto_takes_and_losses_too() -> None:
     """On a GPU ordinary calls stand beside replayed graphs, both of the first backend of `auto`."""
     from benchmarks import readme_table
     from benchmarks.records import FORWARD, OURS, Row
-    from efpn_kernels.backends import PREFERENCE
+    from efpn_kernels.backends import AUTO_ORDER
 
     def row(variant: str, clock: str, milliseconds: float, ran_on: str | None = None) -> Row:
         shape, cache = "AI-TOD 800x800, N=1", "cold" if clock == "graph" else "warm"
@@ -107,7 +107,7 @@ def test_the_readme_shows_what_auto_takes_and_losses_too() -> None:
     text = readme_table.device_table(readme_table.RESULTS / "gpu", environment, rows)
     calls, graphs = text.split("**The kernels alone**")
     assert "**Ordinary calls**" in calls
-    first = PREFERENCE["cuda"][0]
+    first = next(o.backends[0] for o in AUTO_ORDER if o.device_type == "cuda")
     for part, speed_up, other in (
         (calls, "0.80x", "triton 3 ms"),
         (graphs, "2.00x", "triton 1 ms"),

@@ -23,8 +23,8 @@ def forward(
     p_high: Tensor,
     weight: Tensor,
     bias: Tensor,
-    channels_last: bool,
-    save: bool,
+    channels_last: bool = False,
+    save: bool = False,
 ) -> tuple[Tensor, list[Tensor]]:
     """``(out, state)``, with ``context``, ``pooled`` and ``index`` for a state."""
     checks.cem(p_low, p_high, weight, bias, autocast=False)

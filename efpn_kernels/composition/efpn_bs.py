@@ -26,9 +26,10 @@ def forward(
     target: Target, p_low: Tensor, p_high: Tensor, *parameters_and_flags: Any
 ) -> tuple[Tensor, list[Tensor]]:
     """``(out, state)``: of the projection context, pooled, index; then m_high, m_low, mask, border, hidden."""
-    *parameters, channels_last, save = parameters_and_flags
+    parameters = parameters_and_flags[: len(PARAMETERS)]
+    channels_last, save = (*parameters_and_flags[len(PARAMETERS) :], False, False)[:2]
     checks.block(p_low, p_high, *parameters, autocast=False)
-    p = _dense_parameters(tuple(parameters))
+    p = _dense_parameters(parameters)
     p_low, p_high = in_format(p_low, channels_last), dense(p_high)
     channels_last = is_channels_last(p_low)
     state: list[Tensor] = []

@@ -1,7 +1,7 @@
 """The one ``autograd.Function`` that the operators on maps are called through.
 
-It is the same in eager mode, under a compiler and in an export. The operators in the dispatcher have no
-gradient of their own: called there with tensors that want one they raise (:mod:`.registration`).
+It is the same in eager mode, under a compiler, and where the dispatcher's operator is called with tensors that
+want a gradient, as in an exported program.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import Tensor
 from torch._C._functorch import TransformType
 from torch.autograd import forward_ad
 
-from .kernels import accumulate_dtype
+from .kernels import LIBRARIES, accumulate_dtype
 from .layout import is_channels_last
-from .registration import ALL_AUTOCAST, is_cast
+from .registration import ALL_AUTOCAST, WITHOUT_GRADIENT, is_cast
 
 WAY_OUT = 'run it through efpn_kernels.use_backend("reference")'
 
@@ -25,14 +25,17 @@ def run(op: torch._ops.OpOverload, *arguments: Any) -> Any:
     """The operator's kernel, past autograd and autocast, which have had their turn."""
     if torch.compiler.is_compiling():
         return op(*arguments)
-    with torch._C._AutoDispatchBelowAutograd(), torch._C._ExcludeDispatchKeyGuard(ALL_AUTOCAST):
-        return op(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        if not torch._C._is_any_autocast_enabled():
+            return op(*arguments)
+        with torch._C._ExcludeDispatchKeyGuard(ALL_AUTOCAST):
+            return op(*arguments)
 
 
 class Operator(NamedTuple):
     """``namespace::name`` of tensors, the first of which is the low-level map ``p_low``.
 
-    Its schema is ``(<tensors>, bool channels_last, bool save) -> (Tensor out, Tensor[] state)``.
+    Its schema is ``(<tensors>, bool channels_last=False, bool save=False) -> (Tensor out, Tensor[] state)``.
     """
 
     saved: Callable[[Tensor, Sequence[Tensor | None]], Sequence[Tensor | None]]
@@ -109,6 +112,29 @@ def call(namespace: str, name: str, *tensors: Tensor | None) -> Tensor:
         tensors = autocast(tensors, dtype)
     op = getattr(getattr(torch.ops, namespace), name).default
     return run(op, *tensors, channels_last, False)[0]
+
+
+def differentiable(namespace: str, name: str) -> None:
+    """Let ``namespace::name``, called in the dispatcher, have the gradient of :func:`call`.
+
+    With ``save=True`` the caller takes the state and differentiates himself: then a tensor that wants a gradient
+    is an error.
+    """
+    op = getattr(getattr(torch.ops, namespace), name).default
+    count = len(op._schema.arguments) - 2
+
+    def kernel(*args: Any) -> tuple[Tensor, list[Tensor]]:
+        tensors = args[:count]
+        channels_last, save = (*args[count:], False, False)[:2]
+        # An export records the operator alone.
+        if wants_grad(tensors) and not torch.compiler.is_exporting():
+            if save:
+                raise RuntimeError(f"{namespace}::{name}: save: expected False; {WITHOUT_GRADIENT}")
+            return _Call.apply(namespace, name, channels_last, None, *tensors), []
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*tensors, channels_last, save)
+
+    LIBRARIES[namespace].impl(name, kernel, "Autograd")
 
 
 def wants_grad(tensors: Sequence[Tensor | None]) -> bool:

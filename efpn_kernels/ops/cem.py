@@ -12,7 +12,7 @@ from .kernels import accumulate_dtype
 from .layout import empty_map, is_channels_last
 
 SCHEMA = (
-    "(Tensor p_low, Tensor p_high, Tensor weight, Tensor bias, bool channels_last, bool save)"
+    "(Tensor p_low, Tensor p_high, Tensor weight, Tensor bias, bool channels_last=False, bool save=False)"
     " -> (Tensor out, Tensor[] state)"
 )
 BACKWARD_SCHEMA = (
@@ -37,7 +37,12 @@ def fake_gradient(parameter: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def _fake(
-    p_low: Tensor, p_high: Tensor, weight: Tensor, bias: Tensor, channels_last: bool, save: bool
+    p_low: Tensor,
+    p_high: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    channels_last: bool = False,
+    save: bool = False,
 ) -> tuple[Tensor, list[Tensor]]:
     state = fake_context(p_high, p_low.shape[1]) if save else []
     return empty_map(p_low, channels_last), state
@@ -62,6 +67,8 @@ def register(namespace: str) -> None:
     """Define ``cem`` and ``cem_backward`` in ``namespace``."""
     registration.define(namespace, "cem", SCHEMA, _fake)
     registration.define(namespace, "cem_backward", BACKWARD_SCHEMA, _fake_backward)
+    registration.refuse_gradients(namespace, "cem_backward")
+    autograd.differentiable(namespace, "cem")
     registration.autocast(namespace, "cem", torch.get_autocast_dtype)
     registration.autocast(namespace, "cem_backward", None)
 

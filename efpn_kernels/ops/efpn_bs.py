@@ -33,7 +33,7 @@ _TYPED = ", ".join(f"Tensor{'?' if n.startswith('project') else ''} {n}" for n i
 
 # state: what backward needs beside the tensors and the output, in a form of the backend's own.
 SCHEMA = (
-    f"(Tensor p_low, Tensor p_high, {_TYPED}, bool channels_last, bool save)"
+    f"(Tensor p_low, Tensor p_high, {_TYPED}, bool channels_last=False, bool save=False)"
     " -> (Tensor out, Tensor[] state)"
 )
 # The gradients of p_low, p_high and of the parameters, without those of a projection that is not there.
@@ -57,7 +57,8 @@ FAKE_HIDDEN: dict[tuple[str, str], FakeHidden] = {}
 
 def _fake_of(namespace: str) -> Callable[..., Any]:
     def fake(p_low: Tensor, p_high: Tensor, *rest: Any) -> tuple[Tensor, list[Tensor]]:
-        *parameters, channels_last, save = rest
+        parameters = rest[: len(PARAMETERS)]
+        channels_last, save = (*rest[len(PARAMETERS) :], False, False)[:2]
         out = empty_map(p_low, channels_last)
         if not save:
             return out, []
@@ -100,6 +101,8 @@ def register(namespace: str) -> None:
     """Define ``efpn_bs`` and ``efpn_bs_backward`` in ``namespace``."""
     registration.define(namespace, "efpn_bs", SCHEMA, _fake_of(namespace))
     registration.define(namespace, "efpn_bs_backward", BACKWARD_SCHEMA, _fake_backward)
+    registration.refuse_gradients(namespace, "efpn_bs_backward")
+    autograd.differentiable(namespace, "efpn_bs")
     registration.autocast(namespace, "efpn_bs", torch.get_autocast_dtype)
     registration.autocast(namespace, "efpn_bs_backward", None)
 

@@ -1,4 +1,4 @@
-"""How an operator is put into a backend's namespace: schema, fake, autocast, and no gradient of its own."""
+"""How an operator is put into a backend's namespace: schema, fake, autocast, and what a gradient meets there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ def define(namespace: str, name: str, schema: str, fake: Callable[..., Any]) -> 
     library = LIBRARIES[namespace]
     library.define(name + schema)
     torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
-    refuse_gradients(namespace, name)
 
 
 def refuse_gradients(namespace: str, name: str) -> None:
@@ -30,20 +29,23 @@ def refuse_gradients(namespace: str, name: str) -> None:
     op = getattr(getattr(torch.ops, namespace), name).default
 
     def kernel(*args: Any) -> Any:
-        if torch.is_grad_enabled() and not torch.compiler.is_exporting():
+        if torch.is_grad_enabled():
             for i, a in enumerate(args):
                 if isinstance(a, Tensor) and a.requires_grad:
                     raise RuntimeError(
                         f"{namespace}::{name}: {op._schema.arguments[i].name}: expected "
-                        "requires_grad=False, the operator has no gradient of its own; call "
-                        f"efpn_kernels.functional.{name.removesuffix('_backward')}, or the operator "
-                        "under torch.no_grad(); to train an exported program, export it under "
-                        'efpn_kernels.use_backend("reference")'
+                        f"requires_grad=False, got True; {WITHOUT_GRADIENT}"
                     )
         with torch._C._AutoDispatchBelowAutograd():
             return op(*args)
 
     LIBRARIES[namespace].impl(name, kernel, "Autograd")
+
+
+WITHOUT_GRADIENT = (
+    "the operator has no gradient of its own; call efpn_kernels.functional, or the operator under "
+    'torch.no_grad(), or plain PyTorch through efpn_kernels.use_backend("reference")'
+)
 
 
 def is_cast(a: Any) -> bool:
