@@ -100,10 +100,10 @@ Tensor mask_apply(Tensor p_low, std::optional<Tensor> context, Tensor mask) {
   return x;
 }
 
-Tensor fuse(const Tensor& m_high, const Tensor& m_low, const Tensor& weight, const Tensor& bias) {
+Tensor fuse_mask(Tensor m_high, Tensor m_low, Tensor weight, Tensor bias) {
   const Tensor mask =
       empty({m_high.size(0), 1, m_high.size(2), m_high.size(3)}, m_high.scalar_type());
-  dispatch(weight.scalar_type(), "gate_apply", [&](auto zero) {
+  dispatch(weight.scalar_type(), "fuse_mask", [&](auto zero) {
     using S = decltype(zero);
     using A = Acc<S>;
     PaddedImages<A> images(m_high);
@@ -120,7 +120,7 @@ Tensor fuse(const Tensor& m_high, const Tensor& m_low, const Tensor& weight, con
 
 std::tuple<Tensor, Tensor> gate_apply(Tensor p_low, std::optional<Tensor> context, Tensor m_high,
                                       Tensor m_low, Tensor fuse_weight, Tensor fuse_bias) {
-  const Tensor mask = fuse(m_high, m_low, fuse_weight, fuse_bias);
+  const Tensor mask = fuse_mask(m_high, m_low, fuse_weight, fuse_bias);
   return {mask_apply(p_low, context, mask), mask};
 }
 
@@ -219,6 +219,7 @@ std::tuple<Tensor, Tensor> relu_backward(Tensor grad_out, Tensor out) {
 }  // namespace efpn
 
 STABLE_TORCH_LIBRARY_IMPL(efpn, CPU, m) {
+  m.impl("fuse_mask", TORCH_BOX(&efpn::fuse_mask));
   m.impl("gate_apply", TORCH_BOX(&efpn::gate_apply));
   m.impl("mask_apply", TORCH_BOX(&efpn::mask_apply));
   m.impl("mask_apply_backward", TORCH_BOX(&efpn::mask_apply_backward));

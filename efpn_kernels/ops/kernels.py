@@ -147,6 +147,8 @@ FUSED_CONVOLUTIONS: dict[str, str] = {
     "low_gate_conv_backward": "(Tensor grad_gate, Tensor gate, Tensor kept, Tensor p_low, Tensor weight, "
     "Tensor border, Tensor gate_weight) -> (Tensor grad_p_low, Tensor grad_weight, Tensor grad_border, "
     "Tensor grad_gate_weight, Tensor grad_gate_bias)",
+    # The mask of gate_apply alone, in front of refine_conv.
+    "fuse_mask": "(Tensor m_high, Tensor m_low, Tensor fuse_weight, Tensor fuse_bias) -> Tensor",
     # relu(conv3x3((p_low + context) * mask, weight) + bias); mask as in mask_apply.
     "refine_conv": "(Tensor p_low, Tensor? context, Tensor mask, Tensor weight, Tensor bias) -> Tensor",
     # With grad = grad_out * (out > 0): the gradients of the convolution's input x, weight and bias.

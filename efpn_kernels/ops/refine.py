@@ -24,14 +24,18 @@ def forward(
     """``(out, mask)``."""
     kernels = getattr(torch.ops, namespace)
     fused = convolution.fused(namespace, "refine_conv", p_low)
-    if fuse_weight.shape[0] == 1 and not fused:
+    single = fuse_weight.shape[0] == 1
+    if single and not fused:
         x, mask = kernels.gate_apply(p_low, context, m_high, m_low, fuse_weight, fuse_bias)
+        return convolution.conv3x3_relu(namespace, x, refine_weight, refine_bias), mask
+    if single:
+        mask = kernels.fuse_mask(m_high, m_low, fuse_weight, fuse_bias)
     else:
         weight, bias = fuse_weight.to(m_high.dtype), fuse_bias.to(m_high.dtype)
         mask = convolution.conv3x3(m_high + m_low, weight, bias).sigmoid_()
-        if fused:
-            return kernels.refine_conv(p_low, context, mask, refine_weight, refine_bias), mask
-        x = kernels.mask_apply(p_low, context, mask)
+    if fused:
+        return kernels.refine_conv(p_low, context, mask, refine_weight, refine_bias), mask
+    x = kernels.mask_apply(p_low, context, mask)
     return convolution.conv3x3_relu(namespace, x, refine_weight, refine_bias), mask
 
 
