@@ -63,7 +63,8 @@ void bias_relu_(const Tensor& x, const Tensor& bias);
 
 // ---- convolutions fused with what stands around them: where kFusedConvolutions is true
 // ---------------
-Tensor fuse(const Tensor& m_high, const Tensor& m_low, const Tensor& weight, const Tensor& bias);
+Tensor fuse_mask(const Tensor& m_high, const Tensor& m_low, const Tensor& weight,
+                 const Tensor& bias);
 std::tuple<Tensor, Tensor> low_gate_conv(const Tensor& p_low, const Tensor& weight,
                                          const Tensor& border, const Tensor& gate_weight,
                                          const Tensor& gate_bias, bool keep);

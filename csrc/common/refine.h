@@ -31,7 +31,7 @@ inline std::tuple<Tensor, Tensor> refine_forward(const Tensor& p_low,
   }
   Tensor mask;
   if constexpr (kFusedConvolutions) {
-    if (single) mask = fuse(m_high, m_low, fuse_conv.weight, fuse_conv.bias);
+    if (single) mask = fuse_mask(m_high, m_low, fuse_conv.weight, fuse_conv.bias);
   }
   if (!single) {
     mask = aten("aten::sigmoid_",
@@ -46,11 +46,11 @@ inline std::tuple<Tensor, Tensor> refine_forward(const Tensor& p_low,
 }
 
 // Gradients of the refine convolution's input, weight and bias.
-inline std::tuple<Tensor, Tensor, Tensor> refine_gradients(const Tensor& grad_out, const Tensor& out,
-                                                          const Tensor& p_low,
-                                                          const std::optional<Tensor>& context,
-                                                          const Tensor& mask, const Tensor& weight,
-                                                          bool channels_last) {
+inline std::tuple<Tensor, Tensor, Tensor> refine_gradients(const Tensor& grad_out,
+                                                           const Tensor& out, const Tensor& p_low,
+                                                           const std::optional<Tensor>& context,
+                                                           const Tensor& mask, const Tensor& weight,
+                                                           bool channels_last) {
   if constexpr (kFusedConvolutions) {
     if (fuses_convolutions(p_low)) {
       return refine_conv_backward(grad_out, out, p_low, context, mask, weight);
@@ -64,10 +64,8 @@ inline std::tuple<Tensor, Tensor, Tensor> refine_gradients(const Tensor& grad_ou
 
 // Gradients of m_high (and equally of m_low), of the fuse convolution's weight and bias.
 inline std::tuple<Tensor, Tensor, Tensor> fuse_gradients(const Tensor& grad_logit,
-                                                             const Tensor& m_high,
-                                                             const Tensor& m_low,
-                                                             const Tensor& weight,
-                                                             bool channels_last) {
+                                                         const Tensor& m_high, const Tensor& m_low,
+                                                         const Tensor& weight, bool channels_last) {
   if (weight.size(0) == 1) return fuse_backward(grad_logit, m_high, m_low, weight);
   const auto grads =
       convolve_backward(grad_logit, add(m_high, m_low), weight, 1, channels_last, true);

@@ -102,10 +102,11 @@ Tensor mask_apply(const Tensor& p_low, const std::optional<Tensor>& context, con
   return x;
 }
 
-Tensor fuse(const Tensor& m_high, const Tensor& m_low, const Tensor& weight, const Tensor& bias) {
+Tensor fuse_mask(const Tensor& m_high, const Tensor& m_low, const Tensor& weight,
+                 const Tensor& bias) {
   const Tensor mask =
       empty({m_high.size(0), 1, m_high.size(2), m_high.size(3)}, m_high.scalar_type());
-  dispatch(weight.scalar_type(), "gate_apply", [&](auto zero) {
+  dispatch(weight.scalar_type(), "fuse_mask", [&](auto zero) {
     using S = decltype(zero);
     using A = Acc<S>;
     PaddedImages<A> images(m_high);
@@ -123,7 +124,7 @@ Tensor fuse(const Tensor& m_high, const Tensor& m_low, const Tensor& weight, con
 std::tuple<Tensor, Tensor> gate_apply(const Tensor& p_low, const std::optional<Tensor>& context,
                                       const Tensor& m_high, const Tensor& m_low,
                                       const Tensor& fuse_weight, const Tensor& fuse_bias) {
-  const Tensor mask = fuse(m_high, m_low, fuse_weight, fuse_bias);
+  const Tensor mask = fuse_mask(m_high, m_low, fuse_weight, fuse_bias);
   return {mask_apply(p_low, context, mask), mask};
 }
 
@@ -222,7 +223,7 @@ std::tuple<Tensor, Tensor> relu_backward(const Tensor& grad_out, const Tensor& o
 }  // namespace efpn
 
 STABLE_TORCH_LIBRARY_IMPL(efpn, CPU, m) {
-  m.impl("fuse", TORCH_BOX(&efpn::fuse));
+  m.impl("fuse_mask", TORCH_BOX(&efpn::fuse_mask));
   m.impl("gate_apply", TORCH_BOX(&efpn::gate_apply));
   m.impl("mask_apply", TORCH_BOX(&efpn::mask_apply));
   m.impl("mask_apply_backward", TORCH_BOX(&efpn::mask_apply_backward));

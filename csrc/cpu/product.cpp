@@ -1,8 +1,9 @@
 // Products of matrices on the CPU whose bits do not depend on the number of threads.
 //
-// For the high gate at 25 x 25 pixels and 256 channels, 0.74 GFLOP each: one operand is packed whole into
-// panels of columns, 2.4 MB of weights; the other block by block, in the second-level cache. A task is a block
-// of the result with all of its sum, so threads share results and never sums.
+// For the high gate at 25 x 25 pixels and 256 channels, 0.74 GFLOP each: one operand is packed
+// whole into panels of columns, 2.4 MB of weights; the other block by block, in the second-level
+// cache. A task is a block of the result with all of its sum, so threads share results and never
+// sums.
 #include "product.h"
 
 namespace efpn {
@@ -68,7 +69,8 @@ void multiply(const Matrix<const EA>& a, const Matrix<const EB>& b, const Matrix
   while (block_rows > block.rows && ceil_div(rows, block_rows) * across < 4 * threads) {
     block_rows = ceil_div(block_rows / block.rows, 2) * block.rows;
   }
-  const int64_t grain = 1 + kLeastWork / (block_rows * std::min(columns, kBlockColumns) * depth + 1);
+  const int64_t grain =
+      1 + kLeastWork / (block_rows * std::min(columns, kBlockColumns) * depth + 1);
   parallel(ceil_div(rows, block_rows) * across, grain, [&](int64_t begin, int64_t end) {
     const Tensor own = scratch<A>(block_rows * (block.run + kBlockColumns));
     for (int64_t task = begin; task < end; ++task) {

@@ -32,8 +32,8 @@ EFPN_INLINE void copy_wide(const E* from, int64_t count, Acc<E>* to) {
   }
 }
 
-// to[k - first][width]: `count` rows of a matrix side by side, zeros up to `width`, for columns k in
-// [first, last).
+// to[k - first][width]: `count` rows of a matrix side by side, zeros up to `width`, for columns k
+// in [first, last).
 template <int width, class E>
 EFPN_INLINE void pack_across(const Matrix<const E>& m, int64_t row, int64_t count, int64_t first,
                              int64_t last, Acc<E>* to) {
@@ -72,8 +72,8 @@ void pack_panels(const Matrix<const E>& m, int64_t begin, int64_t end, Acc<E>* b
   }
 }
 
-// The rows [begin, end) of a for k in [first, last), in panels of kRows. They are copied along the way
-// that they lie in: true for a[panel][kRows][kRun], false for a[panel][k][kRows].
+// The rows [begin, end) of a for k in [first, last), in panels of kRows. They are copied along the
+// way that they lie in: true for a[panel][kRows][kRun], false for a[panel][k][kRows].
 template <class E>
 EFPN_INLINE bool pack_rows(const Matrix<const E>& m, int64_t begin, int64_t end, int64_t first,
                            int64_t last, Acc<E>* a) {

@@ -1,8 +1,8 @@
-// The products of the high gate, Eq. 6 commuted (csrc/derivation.md): nine 1x1 convolutions at the low
-// resolution as one product, and its two adjoints.
+// The products of the high gate, Eq. 6 commuted (csrc/derivation.md): nine 1x1 convolutions at the
+// low resolution as one product, and its two adjoints.
 //
-// For 25 x 25 pixels and C = D = 256: 0.74 GFLOP each, 5 ms at a core's 150 GFLOP/s. Bytes: p_high and
-// the weights once, 3 MB; taps or their gradient, 5.8 MB.
+// For 25 x 25 pixels and C = D = 256: 0.74 GFLOP each, 5 ms at a core's 150 GFLOP/s. Bytes: p_high
+// and the weights once, 3 MB; taps or their gradient, 5.8 MB.
 #include "taps.h"
 
 #include "product.h"
@@ -14,16 +14,19 @@ namespace {
 template <class E>
 Matrix<E> pixels(const Tensor& map, E* data) {
   return {data,
-          offsets({{map.size(0), map.stride(0)}, {map.size(2), map.stride(2)}, {map.size(3), map.stride(3)}}),
+          offsets({{map.size(0), map.stride(0)},
+                   {map.size(2), map.stride(2)},
+                   {map.size(3), map.stride(3)}}),
           offsets({{map.size(1), map.stride(1)}})};
 }
 
 // A weight [D, C, 3, 3] as a matrix [9 D, C] of any strides.
 template <class E>
 Matrix<E> tap_rows(const Tensor& weight, E* data) {
-  return {data,
-          offsets({{3, weight.stride(2)}, {3, weight.stride(3)}, {weight.size(0), weight.stride(0)}}),
-          offsets({{weight.size(1), weight.stride(1)}})};
+  return {
+      data,
+      offsets({{3, weight.stride(2)}, {3, weight.stride(3)}, {weight.size(0), weight.stride(0)}}),
+      offsets({{weight.size(1), weight.stride(1)}})};
 }
 
 template <class E>
@@ -69,8 +72,8 @@ Matrix<const S> weight_matrix(const Tensor& weight, Tensor& copy) {
 Tensor taps(const Tensor& p_high, const Tensor& weight) {
   const ScalarType type = p_high.scalar_type();
   const int64_t D = weight.size(0);
-  const Tensor out = empty({p_high.size(0), p_high.size(2), p_high.size(3), 9, D},
-                           accumulate_type(type));
+  const Tensor out =
+      empty({p_high.size(0), p_high.size(2), p_high.size(3), 9, D}, accumulate_type(type));
   dispatch(type, "taps", [&](auto zero) {
     using S = decltype(zero);
     Tensor copy;

@@ -1,14 +1,14 @@
-// The products of the high gate, Eq. 6 commuted: nine 1x1 convolutions at the low resolution as one GEMM of
-// the library, and its two adjoints.
+// The products of the high gate, Eq. 6 commuted: nine 1x1 convolutions at the low resolution as one
+// GEMM of the library, and its two adjoints.
 //
-// [1, 256, 25, 25] in bfloat16, D = 256: 0.74 GFLOP each; 1.5 MB of factors read, 5.8 MB of taps written, 1.7 us
-// at 4.3 TB/s. The weight's matrix is a copy (1.2 MB), and so are the pixels of a contiguous map of several
-// images.
-#include "taps.cuh"
-
+// [1, 256, 25, 25] in bfloat16, D = 256: 0.74 GFLOP each; 1.5 MB of factors read, 5.8 MB of taps
+// written, 1.7 us at 4.3 TB/s. The weight's matrix is a copy (1.2 MB), and so are the pixels of a
+// contiguous map of several images.
 #include <torch/csrc/stable/ops.h>
 
 #include <array>
+
+#include "taps.cuh"
 
 namespace efpn {
 namespace cuda {
@@ -23,8 +23,8 @@ Tensor strided(const Tensor& x, Sizes sizes, Sizes strides) {
   int64_t offset = 0;
   AtenTensorHandle handle = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(x.get(), &offset));
-  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(x.get(), int64_t(sizes.size()), sizes.begin(),
-                                                        strides.begin(), offset, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(
+      x.get(), int64_t(sizes.size()), sizes.begin(), strides.begin(), offset, &handle));
   return Tensor(handle);
 }
 
@@ -35,8 +35,9 @@ Tensor to_type(const Tensor& x, ScalarType type) {
 // [N, C, h, w] -> [N h w, C].
 Tensor pixels(const Tensor& p_high) {
   const Map m(p_high);
-  const Tensor view = strided(p_high, {m.N, m.H, m.W, m.C},
-                              {p_high.stride(0), p_high.stride(2), p_high.stride(3), p_high.stride(1)});
+  const Tensor view =
+      strided(p_high, {m.N, m.H, m.W, m.C},
+              {p_high.stride(0), p_high.stride(2), p_high.stride(3), p_high.stride(1)});
   return to_type(torch::stable::reshape(view, {m.N * m.pixels(), m.C}), factor_type(p_high));
 }
 

@@ -97,7 +97,9 @@ def gradients(
             grad_conv, p_low, conv_weight, 1, channels_last, False
         )
     if context is None:
-        grad_context, grad_bias = None, grad_border.sum((0, 1, 2))
+        # A sum in an order of ours: the classes as the pixels of a map.
+        pixels = grad_border.view(1, -1, 1, grad_border.shape[-1]).permute(0, 3, 1, 2)
+        grad_context, grad_bias = None, kernels.spatial_sum(pixels)[0]
     else:
         grad_context, grad_weight_of_border, grad_bias = kernels.border_bias_backward(
             grad_border, context, conv_weight, *p_low.shape[2:]

@@ -30,7 +30,7 @@ def forward(
         x, mask = kernels.gate_apply(p_low, context, m_high, m_low, fuse_weight, fuse_bias)
         return convolve_relu(target, x, refine_weight, refine_bias, channels_last), mask
     if single:
-        mask = kernels.fuse(m_high, m_low, fuse_weight, fuse_bias)
+        mask = kernels.fuse_mask(m_high, m_low, fuse_weight, fuse_bias)
     else:
         mask = torch.sigmoid_(convolve(m_high + m_low, fuse_weight, fuse_bias, 1, channels_last))
     if fused:

@@ -138,8 +138,6 @@ KERNELS: dict[str, str] = {
 # Convolutions fused with what stands before and behind them. A backend may leave them out, or provide
 # them for some dtypes only: the operators then use the library's convolution and the kernels above.
 FUSED_CONVOLUTIONS: dict[str, str] = {
-    # mask = sigmoid(bias + conv3x3(m_high + m_low, weight)) with zero padding, a gate; weight is [1, 1, 3, 3].
-    "fuse": "(Tensor m_high, Tensor m_low, Tensor weight, Tensor bias) -> Tensor",
     # low_gate of conv3x3(p_low, weight), nothing of [N, D, H, W] written. With keep, `kept` is what the
     # backward needs besides its inputs, in a form of the backend's own; else it has zero elements.
     "low_gate_conv": "(Tensor p_low, Tensor weight, Tensor border, Tensor gate_weight, Tensor gate_bias, bool keep) "
@@ -149,6 +147,8 @@ FUSED_CONVOLUTIONS: dict[str, str] = {
     "low_gate_conv_backward": "(Tensor grad_gate, Tensor gate, Tensor kept, Tensor p_low, Tensor weight, "
     "Tensor border, Tensor gate_weight) -> (Tensor grad_p_low, Tensor grad_weight, Tensor grad_border, "
     "Tensor grad_gate_weight, Tensor grad_gate_bias)",
+    # The mask of gate_apply alone, in front of refine_conv.
+    "fuse_mask": "(Tensor m_high, Tensor m_low, Tensor fuse_weight, Tensor fuse_bias) -> Tensor",
     # relu(conv3x3((p_low + context) * mask, weight) + bias); mask as in mask_apply.
     "refine_conv": "(Tensor p_low, Tensor? context, Tensor mask, Tensor weight, Tensor bias) -> Tensor",
     # With grad = grad_out * (out > 0): the gradients of the convolution's input x, weight and bias.
