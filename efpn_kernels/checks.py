@@ -22,8 +22,8 @@ def tensor(name: str, x: object) -> None:
     if not x.is_floating_point():
         raise TypeError(f"{name}: expected a floating-point tensor, got dtype {x.dtype}")
     if x.is_nested or x.layout != torch.strided:
-        layout = "nested" if x.is_nested else x.layout
-        raise TypeError(f"{name}: expected a dense tensor, got layout {layout}; pad and stack it")
+        got = "a nested tensor; pad and stack it" if x.is_nested else f"{x.layout}; call to_dense()"
+        raise TypeError(f"{name}: expected a dense tensor, got {got}")
 
 
 def _cast_alike(x: Tensor, like: Tensor) -> bool:

@@ -33,6 +33,14 @@ def _calls_parts() -> bool:
     return current_backend() == "reference" or any_global_hook()
 
 
+def _refuse_script(module: nn.Module) -> nn.Module:
+    """What ``torch.jit.script`` asks a module for."""
+    raise RuntimeError(
+        f"{type(module).__name__}: torch.jit.script is not supported; use torch.export, or "
+        'torch.jit.trace under efpn_kernels.use_backend("reference")'
+    )
+
+
 class CEM(reference.CEM):
     """Context Enhancement Module, Eq. 1-4: ``(p_low, p_high) -> p_low + context(p_high)``.
 
@@ -40,6 +48,8 @@ class CEM(reference.CEM):
         high_channels: channels ``Ch`` of ``p_high``.
         low_channels: channels ``Cl`` of ``p_low`` and of the output.
     """
+
+    __prepare_scriptable__ = _refuse_script
 
     def __init__(self, high_channels: int, low_channels: int) -> None:
         super().__init__(
@@ -64,6 +74,8 @@ class FBSM(reference.FBSM):
         hidden_channels: channels of the gates' 3x3 convolutions; ``None`` means ``low_channels``.
         gate_channels: 1 for one spatial mask, ``low_channels`` for a mask per channel.
     """
+
+    __prepare_scriptable__ = _refuse_script
 
     def __init__(
         self,
@@ -103,6 +115,7 @@ class EFPNBS(reference.EFPNBS):
 
     CEM = CEM
     FBSM = FBSM
+    __prepare_scriptable__ = _refuse_script
 
     def forward(self, p_low: Tensor, p_high: Tensor) -> Tensor:
         """``(p_low [N, Cl, H, W], p_high [N, Ch, h, w]) -> [N, Cl, H, W]``."""

@@ -70,14 +70,6 @@ def test_made_first_entered_later() -> None:
     assert current_backend() == "cpu"
 
 
-def test_several_made_beforehand() -> None:
-    contexts = [use_backend(name) for name in ("reference", "cpu", "triton")]
-    for context in contexts:
-        with context:
-            assert current_backend() == context.name
-    assert current_backend() == "auto"
-
-
 def test_a_setter_inside_of_a_block_ends_with_it() -> None:
     with use_backend("reference"):
         use_backend("cpu")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import efpn_kernels
-from efpn_kernels import checks, reference
+from efpn_kernels import checks, functional, reference
 from efpn_kernels.ops import efpn_bs
 
 PACKAGE = Path(efpn_kernels.__file__).parent
@@ -22,13 +22,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED: dict[str, set[str]] = {
     "reference": set(),
     "version": set(),
-    "triton": {"ops"},
+    "composition": {"checks", "ops"},
+    "triton": {"composition", "ops"},
     "ops": set(),
     "_libraries": {"ops", "triton"},
     "backends": {"_libraries", "checks", "ops"},
     "checks": {"reference"},
     "functional": {"backends", "checks", "ops", "reference"},
-    "modules": {"backends", "checks", "functional", "reference"},
+    "plain": set(),
+    "modules": {"backends", "checks", "functional", "plain", "reference"},
     "env_report": {"_libraries", "backends", "version"},
     "cli": {"env_report", "version"},
     "__main__": {"cli"},
@@ -164,7 +166,9 @@ def test_public_names() -> None:
 def test_the_parameters_of_fbsm_have_one_order() -> None:
     """``ops`` must not import the reference, so the names stand in more than one place."""
     expected = efpn_bs.PARAMETERS[2:]
-    for function in (reference.fbsm, checks.fbsm):
+    for function in (reference.fbsm, functional.fbsm):
+        assert tuple(inspect.signature(function).parameters)[2:] == expected, function
+    for function in (reference.efpn_bs, functional.efpn_bs, checks.block):
         names = tuple(inspect.signature(function).parameters)
-        assert names[-len(expected) :] == expected, function
+        assert names[2 : 2 + len(efpn_bs.PARAMETERS)] == efpn_bs.PARAMETERS, function
     assert tuple(inspect.signature(reference.fbsm_mask).parameters)[2:] == expected[:-2]

@@ -75,8 +75,7 @@ class _Call(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_out is None:
             return (None,) * len(ctx.needs_input_grad)
-        if torch._C._are_functorch_transforms_active():
-            raise RuntimeError(f"{ctx.name}: batched gradients are not supported; {WAY_OUT}")
+        refuse_batched(ctx.name, grad_out)
         tensors = ctx.saved_tensors
         saved, state = tensors[: ctx.count], tensors[ctx.count :]
         grads = OPERATORS[ctx.name].gradients(
@@ -142,6 +141,15 @@ def wants_grad(tensors: Sequence[Tensor | None]) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
+def refuse_batched(operator: str, grad_out: Tensor) -> None:
+    """Raise for a gradient that is a batch of them (``is_grads_batched``, ``jacobian(vectorize=True)``)."""
+    if torch.compiler.is_compiling():
+        return
+    functorch = torch._C._functorch
+    if functorch.is_legacy_batchedtensor(grad_out) or functorch.is_batchedtensor(grad_out):
+        raise RuntimeError(f"{operator}: batched gradients are not supported; {WAY_OUT}")
+
+
 def autocast_dtype(tensors: Sequence[Tensor | None]) -> torch.dtype | None:
     """What autocast casts the tensors of a call to; None where it is off."""
     device_type = tensors[0].device.type
@@ -169,7 +177,7 @@ def refuse_transforms(operator: str, tensors: Sequence[Tensor | None]) -> None:
     """Raise where a transform looks at the call that the operators do not know.
 
     Forward-mode differentiation would go on with zero; ``torch.func`` would loop, or stop with a sentence
-    about itself; a trace would keep a node that no other program has.
+    about itself; a trace or an ONNX file would keep a node that no other program has.
     """
     if forward_ad._current_level >= 0 and any(
         t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors
@@ -192,3 +200,5 @@ def refuse_transforms(operator: str, tensors: Sequence[Tensor | None]) -> None:
         raise RuntimeError(
             f"{operator}: torch.jit.trace is not supported; use torch.export, or {WAY_OUT}"
         )
+    if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
+        raise RuntimeError(f"{operator}: ONNX has no such operator; {WAY_OUT}")
