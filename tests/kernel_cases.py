@@ -300,22 +300,26 @@ def loss_cases(shapes: Iterable[Shape] = ELEMENTS) -> Iterator[Case]:
         return [pred, target, weight, k, torch.tensor([0.15], dtype=m.dtype, device=m.device)]
 
     def forward(
-        m: Maker, s: Shape, weighted: bool, text: bool, reduce: bool, with_grad: bool
+        m: Maker, s: Shape, weighted: bool, form: int, reduce: bool, with_grad: bool
     ) -> list:
-        return [*arguments(m, s, weighted), text, reduce, 0.37, with_grad]
+        return [*arguments(m, s, weighted), form, reduce, 0.37, with_grad]
 
-    def backward(m: Maker, s: Shape, weighted: bool, text: bool) -> list:
-        return [m.normal(*s), *arguments(m, s, weighted), text, 0.37]
+    def backward(m: Maker, s: Shape, weighted: bool, form: int, of_sum: bool) -> list:
+        grad_loss = m.accumulated() if of_sum else m.normal(*s)
+        return [grad_loss, *arguments(m, s, weighted), form, 0.37]
 
     for s in shapes:
-        for weighted, text in ((False, False), (True, True)):
-            form = label("weighted" if weighted else "plain", "text" if text else "equation")
-            common = {"s": s, "weighted": weighted, "text": text}
+        for weighted, form in ((False, 0), (True, 1)):
+            name = label("weighted" if weighted else "plain", ("equation", "text")[form])
+            common = {"s": s, "weighted": weighted, "form": form}
             for reduce, with_grad in ((True, True), (True, False), (False, False)):
                 mode = ("sum-grad" if with_grad else "sum") if reduce else "none"
                 build = functools.partial(forward, **common, reduce=reduce, with_grad=with_grad)
-                yield Case("dc_loss", build, label(form, mode, s))
-            yield Case("dc_loss_backward", functools.partial(backward, **common), label(form, s))
+                yield Case("dc_loss", build, label(name, mode, s))
+            for of_sum in (False, True):
+                build = functools.partial(backward, **common, of_sum=of_sum)
+                mode = "sum" if of_sum else "none"
+                yield Case("dc_loss_backward", build, label(name, mode, s))
 
 
 def kernel_cases() -> Iterator[Case]:
@@ -362,6 +366,8 @@ def check_results(name: str, args: list, actual: tuple[Tensor, ...], maker: Make
             assert got.numel() == 0, f"{where}: expected no elements, got {tuple(got.shape)}"
             continue
         assert got.shape == want.shape, f"{where}: {tuple(got.shape)} != {tuple(want.shape)}"
+        if kind == "acc or T":
+            kind = "T" if want.ndim else "acc"
         if kind == "map or acc":
             kind = "acc" if want.shape[1] == 1 != args[0].shape[1] else "map"
         check_layout(got, kind, args, maker, where)
@@ -388,14 +394,14 @@ def check_results(name: str, args: list, actual: tuple[Tensor, ...], maker: Make
 def loss_terms(name: str, args: list) -> float:
     """The largest sum of absolute terms behind DCLoss's sums: they cancel, their roundings do not."""
     first = 1 if name == "dc_loss_backward" else 0
-    pred, target, weight, k, delta, text_form = args[first : first + 6]
+    pred, target, weight, k, delta, form = args[first : first + 6]
     scale = args[7]
     wide = [a if a is None else a.double() for a in (pred, target, weight, k, delta)]
     if first and weight is not None:
         wide[2] = wide[2] * args[0].double()
     elif first:
         wide[2] = args[0].double()
-    return max(dc_loss_terms(*wide, text_form, scale))
+    return max(dc_loss_terms(*wide, form, scale))
 
 
 def check_layout(got: Tensor, kind: str, args: list, maker: Maker, where: str) -> None:

@@ -37,14 +37,14 @@ void mask_apply_backward_strip(const Separation<S>& a, const Strip& strip, doubl
   const auto body = [&](auto at) -> Terms<V, 1> {
     const V grad_x = at.map(a.grad_x), mask = mask_at(a, at);
     const V grad_mask = grad_x * (at.map(a.p_low) + at.table(a.context));
-    if (a.mask_map) at.set(a.out, mask * (V(A(1)) - mask) * grad_mask);
+    if (a.mask_map) at.set(a.out, gate_slope(mask) * grad_mask);
     return {{grad_x * mask}, grad_mask};
   };
   if (a.mask_map) return map_pass<S, Pass<1>>(m, strip, body, sums);
   map_pass<S, Pass<1, true>>(m, strip, body, sums, a.grad_logit);
   const int64_t image = strip.image * m.pixels();
   for (int64_t p = image + strip.y0 * m.W; p < image + strip.y1 * m.W; ++p) {
-    a.grad_logit[p] *= a.mask_gate[p] * (1 - a.mask_gate[p]);
+    a.grad_logit[p] *= gate_slope(a.mask_gate[p]);
   }
 }
 

@@ -17,6 +17,12 @@
 
 #include "storage.h"
 
+#include "../common/target.h"
+
+#define EFPN_ISA host
+#include "../common/gate.h"
+#undef EFPN_ISA
+
 namespace efpn {
 
 using torch::headeronly::ScalarType;
@@ -119,7 +125,7 @@ Tensor tensor_of(const double* values, std::vector<int64_t> sizes, ScalarType ty
   return x;
 }
 
-// The gradient of the logit of a gate, grad_gate * gate * (1 - gate), and its sum.
+// The gradient of the logit of a gate, grad_gate sigmoid', and its sum.
 template <class A>
 struct GateGradient {
   std::vector<A> values;
@@ -127,8 +133,7 @@ struct GateGradient {
 
   GateGradient(const Tensor& grad_gate, const Tensor& gate) : values(gate.numel()) {
     for (int64_t i = 0; i < gate.numel(); ++i) {
-      const A g = data<A>(gate)[i];
-      values[i] = data<A>(grad_gate)[i] * g * (1 - g);
+      values[i] = data<A>(grad_gate)[i] * host::gate_slope(data<A>(gate)[i]);
       sum += values[i];
     }
   }

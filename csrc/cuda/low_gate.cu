@@ -167,7 +167,7 @@ struct LowGateBackward {
     Loaded in{load_raw<V>(conv + at.offset), gate_at<channels_last, V>(grad_gate, at, P)};
     const Vec<A, V> g = gate_at<channels_last, V>(gate, at, P);
 #pragma unroll
-    for (int v = 0; v < V; ++v) in.grad_logit[v] *= g[v] * (A(1) - g[v]);
+    for (int v = 0; v < V; ++v) in.grad_logit[v] *= gate_slope(g[v]);
     return in;
   }
   struct Channel {

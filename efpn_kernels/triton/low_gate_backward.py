@@ -23,7 +23,7 @@ from .launch import (
 )
 from .reduce import split_sum
 from .settings import ROW_SEGMENTS
-from .tile import border_class, map_tile, relu
+from .tile import border_class, gate_slope, map_tile, relu
 
 
 @triton.jit
@@ -35,7 +35,7 @@ def row_grad(
     value = tl.load(x_ptr, inside, other=0.0).to(ACC)
     if GATED:
         gate = tl.load(gate_ptr + p, x < W, other=0.0)
-        grad_logit = tl.load(grad_gate_ptr + p, x < W, other=0.0) * gate * (1 - gate)
+        grad_logit = tl.load(grad_gate_ptr + p, x < W, other=0.0) * gate_slope(gate)
         z = value + border
         hidden = relu(z)
         grad = tl.where(z > 0, grad_logit[:, None] * gate_weight[None, :], 0.0)

@@ -11,7 +11,7 @@ from . import settings
 from .launch import cdiv, chunks, is_channels_last, launch, tile_of
 from .reduce import split_sum
 from .settings import CHANNELS_LAST, UPSAMPLED_PROGRAMS, UPSAMPLED_WALK
-from .tile import gather_range, map_tile, relu
+from .tile import gate_slope, gather_range, map_tile, relu
 from .upsampled_gate import column_tile, interpolated_rows
 from .upsampled_walk import (
     first_sources,
@@ -115,7 +115,7 @@ def upsampled_bwd_kernel(
         a = bias + u0 * near0 + v0 * far0 + u1 * near1 + v1 * far1 + u2 * near2 + v2 * far2
         # What comes from above is loaded a row ahead.
         if GATED:
-            logit = grad * gate * (1 - gate)
+            logit = grad * gate_slope(gate)
             owned = logit * tl.cast((i1 >= begin) & (i1 < end), ACC)
             gate_sum += owned
             weight_sum += owned[:, None] * relu(a)
