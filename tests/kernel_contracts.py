@@ -54,7 +54,7 @@ def pooled_context_backward(
     weight: Tensor,
     grad_p_high: Tensor,
 ) -> Results:
-    grad_z = grad_context * (context > 0)
+    grad_z = torch.where(context <= 0, 0.0, grad_context)
     scatter = torch.zeros_like(grad_p_high).flatten(2)
     scatter.scatter_(2, index.long()[..., None], (grad_z @ weight)[..., None])
     merged = grad_p_high + scatter.view_as(grad_p_high)
@@ -232,7 +232,7 @@ def fuse_backward(
 
 
 def relu_backward(grad_out: Tensor, out: Tensor) -> Results:
-    grad = grad_out * (out > 0)
+    grad = torch.where(out <= 0, 0.0, grad_out)
     return grad, grad.sum((0, 2, 3))
 
 

@@ -56,10 +56,9 @@ void relu_backward_strip(const Map& m, const S* grad_out, const S* out, S* grad,
   map_pass<S, Pass<1>>(
       m, strip,
       [&](auto at) -> Terms<V, 1> {
-        const V zero(Acc<S>(0));
-        const V value = select<Acc<S>>(at.map(out) > zero, at.map(grad_out), zero);
+        const V value = relu_gradient(at.map(out), at.map(grad_out));
         at.set(grad, value);
-        return {{value}, zero};
+        return {{value}, V(Acc<S>(0))};
       },
       sums);
 }

@@ -19,6 +19,15 @@
 
 #include "../common/target.h"
 
+namespace efpn {
+namespace host {
+template <class T>
+EFPN_INLINE T select(bool condition, T yes, T no) {
+  return condition ? yes : no;
+}
+}  // namespace host
+}  // namespace efpn
+
 #define EFPN_ISA host
 #include "../common/gate.h"
 #undef EFPN_ISA

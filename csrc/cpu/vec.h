@@ -44,6 +44,7 @@ struct Vec {
   EFPN_INLINE friend Vec operator/(Vec a, Vec b) { return a.v / b.v; }
   EFPN_INLINE friend Mask operator>(Vec a, Vec b) { return a.v > b.v; }
   EFPN_INLINE friend Mask operator<(Vec a, Vec b) { return a.v < b.v; }
+  EFPN_INLINE friend Mask operator<=(Vec a, Vec b) { return a.v <= b.v; }
   EFPN_INLINE friend Mask operator==(Vec a, Vec b) { return a.v == b.v; }
 };
 

@@ -96,9 +96,7 @@ __device__ __forceinline__ void apply(const DCLoss<T>& a, int64_t at,
     sums[0] += value[v];
     if constexpr (gradients) {
       if (factors && a.grad_loss) factor *= widen(in.grad_loss.v[v]);
-      // d|x|/dx is the sign of x: 0 at 0, NaN at NaN (the derivative is NaN there already).
-      const A slope = factor * terms.d_error;
-      gradient[v] = difference == A(0) ? A(0) : (difference < A(0) ? -slope : slope);
+      gradient[v] = factor * terms.d_error * dc_loss_slope(difference);
       sums[1] += factor * terms.d_k;
       sums[2] += factor * terms.d_delta;
     }

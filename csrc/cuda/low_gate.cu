@@ -197,7 +197,7 @@ struct LowGateBackward {
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       const A hidden = z[v] + constant[v];
-      grad[v] = hidden > A(0) ? in.grad_logit[v] * weight[v] : A(0);
+      grad[v] = relu_gradient(hidden, in.grad_logit[v] * weight[v]);
       grad_weight[v] += in.grad_logit[v] * relu(hidden);
       if (!channels_last || v == 0) grad_bias += in.grad_logit[v];
     }

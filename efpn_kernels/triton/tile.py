@@ -97,6 +97,12 @@ def gate_slope(gate):
 
 
 @triton.jit
+def relu_gradient(out, grad):
+    """The gradient before a ReLU with the result ``out``; NaN lets it pass, as PyTorch's does."""
+    return tl.where(out <= 0, 0.0, grad)
+
+
+@triton.jit
 def border_class(position, size):
     """0 for the first position of an axis, 2 for the last (where it is not the first), else 1."""
     return tl.where(position == 0, 0, tl.where(position == size - 1, 2, 1))
