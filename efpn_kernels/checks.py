@@ -198,7 +198,8 @@ def _number(value: object) -> bool:
 def average_factor(x: object, pred: Tensor) -> None:
     """``avg_factor``: a number, or a tensor of one that can divide what is on the device of ``pred``."""
     if not isinstance(x, Tensor):
-        if not _number(x):
+        # Symbolic ones come with torch.export.
+        if not (_number(x) or isinstance(x, (torch.SymInt, torch.SymFloat))):
             raise TypeError(
                 f"avg_factor: expected a number or a tensor of one element, got {type(x).__name__}"
             )
@@ -223,12 +224,13 @@ def loss(
     form: str,
     reduction: str,
     avg_factor: float | Tensor | None,
+    factor: float | Tensor,
 ) -> None:
-    """The arguments of ``dc_loss``."""
+    """The arguments of ``dc_loss``; ``factor`` is ``loss_weight``."""
     tensor("pred", pred)
     tensor("target", target)
     _shape("target", target, tuple(pred.shape))
-    same_kind("target", target, "pred", pred)
+    same_kind("target", target, "pred", pred, with_dtype=False)
     scalar_parameter("k", k, pred)
     scalar_parameter("delta", delta, pred)
     if weight is not None:
@@ -239,12 +241,26 @@ def loss(
         average_factor(avg_factor, pred)
         if reduction != "mean":
             raise ValueError(f"avg_factor: expected reduction 'mean', got reduction {reduction!r}")
+    real("loss_weight", factor)
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        for name, x in (("pred", pred), ("target", target), ("weight", weight)):
+            if x is not None and x.is_inference():
+                _keepable(name, pred, target, k, delta)
+
+
+def _keepable(name: str, *differentiable: Tensor) -> None:
+    """No backward is to come that would need the inference tensor ``name``."""
+    if any(x.requires_grad for x in differentiable):
+        raise RuntimeError(
+            f"{name}: expected a tensor that can be kept for backward, got one made under "
+            "torch.inference_mode(); clone it outside of that, or call under torch.no_grad()"
+        )
 
 
 def loss_weight(pred: Tensor, weight: Tensor) -> None:
     """Elementwise weights: broadcastable to ``pred``, without gradient."""
     tensor("weight", weight)
-    same_kind("weight", weight, "pred", pred)
+    same_kind("weight", weight, "pred", pred, with_dtype=False)
     try:
         fits = torch.broadcast_shapes(weight.shape, pred.shape) == pred.shape
     except RuntimeError:

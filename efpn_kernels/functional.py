@@ -5,11 +5,12 @@ Every function has a plain PyTorch twin of the same name and arguments in :mod:`
 
 from __future__ import annotations
 
+import functools
+import numbers
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from . import backends, checks, reference
 from .ops import autograd
@@ -189,21 +190,6 @@ def efpn_bs(
     )
 
 
-def _wants_grad(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
-def _refuse_tangents(operator: str, *tensors: Tensor | None) -> None:
-    """Forward-mode differentiation knows nothing of the operators and would go on with zero."""
-    if forward_ad._current_level < 0:
-        return
-    if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
-        raise RuntimeError(
-            f"{operator}: forward-mode differentiation (jvp) is not supported; "
-            'run it through efpn_kernels.use_backend("reference")'
-        )
-
-
 def dc_loss(
     pred: Tensor,
     target: Tensor,
@@ -213,7 +199,7 @@ def dc_loss(
     form: str = "equation",
     reduction: str = "mean",
     avg_factor: float | Tensor | None = None,
-    loss_weight: float = 1.0,
+    loss_weight: float | Tensor = 1.0,
 ) -> Tensor:
     """Dynamic Gradient-Balanced Loss, Eq. 9-10: ``a e^2 + (1 - a) e``, ``a = sigmoid(k (e - delta))``.
 
@@ -221,7 +207,7 @@ def dc_loss(
 
     Args:
         pred: predictions, any shape, floating point.
-        target: the shape, dtype and device of ``pred``.
+        target: the shape and device of ``pred``; of two dtypes the wider one is taken, as PyTorch's losses do.
         k: slope of the gate, one element.
         delta: error at which the gate is one half, one element.
         weight: broadcastable to ``pred``, not differentiable.
@@ -229,41 +215,56 @@ def dc_loss(
         reduction: ``"none"``, ``"mean"`` (of nothing: zero) or ``"sum"``.
         avg_factor: with ``"mean"``: what to divide the sum by, instead of the number of elements: a
             number or a tensor of one element, on the device of ``pred`` or a scalar on the CPU.
-        loss_weight: factor on the result.
+        loss_weight: factor on the result: a number, or a tensor of one element, which may want a gradient.
 
     Returns:
-        A scalar, or with ``"none"`` the shape of ``pred``; dtype of ``pred``.
+        A scalar, or with ``"none"`` the shape of ``pred``; dtype of ``pred``, ``target`` and ``weight``.
 
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`cem`.
     """
-    checks.loss(pred, target, k, delta, weight, form, reduction, avg_factor)
-    checks.real("loss_weight", loss_weight)
+    checks.loss(pred, target, k, delta, weight, form, reduction, avg_factor, loss_weight)
+    if isinstance(loss_weight, Tensor):
+        loss = dc_loss(pred, target, k, delta, weight, form, reduction, avg_factor)
+        return (loss * loss_weight.reshape(())).to(loss.dtype)
     backend = backends.select("dc_loss", pred)
     if backend == "reference":
         loss = reference.dc_loss(pred, target, k, delta, weight, form, reduction, avg_factor)
         return loss_weight * loss
-    _refuse_tangents("dc_loss", pred, target, k, delta)
+    pred, target, weight = _one_loss_dtype(pred, target, weight)
     scale = float(loss_weight)
     divisor = None
     if reduction == "mean":
         divisor = max(pred.numel(), 1) if avg_factor is None else avg_factor
         # A tensor stays on its device, since reading it would wait for the GPU; a compiled graph
         # would be specialised to a number inside of the operator's scale; Python does not divide by 0.
-        if not isinstance(divisor, Tensor) and not torch.compiler.is_compiling() and divisor != 0:
+        if isinstance(divisor, numbers.Real) and not torch.compiler.is_compiling() and divisor != 0:
             scale, divisor = scale / divisor, None
-    if weight is not None:
-        weight = weight.expand_as(pred).contiguous()
     loss = dc_loss_operator.dc_loss(
         backends.DESCRIPTORS[backend].namespace,
-        pred.contiguous(),
-        target.contiguous(),
-        weight,
+        pred,
+        target,
+        weight if weight is None else weight.expand_as(pred),
         k,
         delta,
-        form == "text",
+        int(dc_loss_operator.DCLossForm[form.upper()]),
         reduction != "none",
         scale,
-        _wants_grad(pred, target, k, delta),
+        autograd.wants_grad((pred, target, k, delta)),
     )
-    return loss if divisor is None else (loss / divisor).to(loss.dtype).reshape(())
+    # The sum of halves is in float32, which it may need before it is divided.
+    loss = loss if divisor is None else (loss / divisor).reshape(())
+    return loss if loss.dtype == pred.dtype else loss.to(pred.dtype)
+
+
+def _one_loss_dtype(*tensors: Tensor | None) -> list[Tensor | None]:
+    """Loss arguments in the widest of their dtypes; under autocast in float32, as PyTorch's losses."""
+    dtypes = {x.dtype for x in tensors if x is not None}
+    device_type = tensors[0].device.type
+    autocast = torch.is_autocast_enabled(device_type)
+    if len(dtypes) == 1 and not autocast:
+        return list(tensors)
+    if autocast:
+        dtypes.add(torch.float32)
+    dtype = functools.reduce(torch.promote_types, dtypes)
+    return [x if x is None else x.to(dtype) for x in tensors]

@@ -149,6 +149,12 @@ class DCLoss(reference.DCLoss):
         loss_weight: factor on the result.
         k_range: ``(low, high)`` to which ``k`` is projected before each training forward.
         delta_range: the same for ``delta``.
+        parameter_shape: of ``k`` and ``delta``: ``()``, or ``(1,)`` for what takes no scalar parameters,
+            as FSDP. Checkpoints of either shape load.
+
+    What is kept for backward: the arguments themselves, ``k`` and ``delta``, and for a reduced loss the
+    gradients of all of them, until the first backward. An argument that changes in place in between is
+    noticed by autograd where its values are needed again: for ``"none"``, and in a second backward.
 
     Raises:
         TypeError: if not a number; ValueError: for a ``k`` that is not positive and finite, a ``delta`` that is not finite, an
@@ -165,6 +171,7 @@ class DCLoss(reference.DCLoss):
         loss_weight: float = 1.0,
         k_range: tuple[float, float] | None = None,
         delta_range: tuple[float, float] | None = None,
+        parameter_shape: tuple[int, ...] = (),
     ) -> None:
         checks.finite("k", k, positive=True)
         checks.finite("delta", delta)
@@ -173,7 +180,18 @@ class DCLoss(reference.DCLoss):
         checks.choice("reduction", reduction, reference.REDUCTIONS)
         checks.value_range("k_range", k_range, k, positive=True)
         checks.value_range("delta_range", delta_range, delta)
-        super().__init__(k, delta, learnable, form, reduction, loss_weight, k_range, delta_range)
+        checks.choice("parameter_shape", parameter_shape, ((), (1,)))
+        super().__init__(
+            k,
+            delta,
+            learnable,
+            form,
+            reduction,
+            loss_weight,
+            k_range,
+            delta_range,
+            parameter_shape,
+        )
 
     def forward(
         self,
@@ -184,13 +202,12 @@ class DCLoss(reference.DCLoss):
         reduction_override: str | None = None,
     ) -> Tensor:
         """Elementwise or reduced loss; the arguments of mmdet's regression losses."""
-        if self.training:
-            self.project_parameters()
+        k, delta = self.scalars()
         return functional.dc_loss(
             pred,
             target,
-            self.k,
-            self.delta,
+            k,
+            delta,
             weight,
             self.form,
             self.reduction if reduction_override is None else reduction_override,

@@ -242,5 +242,6 @@ def test_opcheck_of_blocks(
 @pytest.mark.parametrize("reduce", [True, False])
 def test_opcheck_of_the_loss(backend: Backend, form: str, reduce: bool) -> None:
     pred, target, k, delta = loss_problem(LossCase((33, 4)), backend.device).tensors.values()
-    arguments = (pred, target.detach(), None, k, delta, form == "text", reduce, 0.5, True)
+    tensors = [x.detach() for x in (pred, target, k, delta)]
+    arguments = (*tensors[:2], None, *tensors[2:], FORMS.index(form), reduce, 0.5, True)
     torch.library.opcheck(operators(backend).dc_loss.default, arguments)

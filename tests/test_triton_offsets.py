@@ -85,6 +85,6 @@ def test_maps(case: Case, channels_last: bool) -> None:
 def test_dc_loss() -> None:
     pred, target, weight = (torch.empty(LARGE + 5000, dtype=torch.bfloat16) for _ in range(3))
     k, delta = torch.tensor(10.0), torch.tensor(0.15)
-    parameters = (pred, target, weight, k, delta, False)
+    parameters = (pred, target, weight, k, delta, 0)
     check_addresses(lambda: launcher("dc_loss")(*parameters, True, 1.0, True))
     check_addresses(lambda: launcher("dc_loss_backward")(weight, *parameters, 1.0))

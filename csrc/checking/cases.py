@@ -299,22 +299,26 @@ def loss_cases(shapes: Iterable[Shape] = ELEMENTS) -> Iterator[Case]:
         return [pred, target, weight, k, torch.tensor([0.15], dtype=m.dtype, device=m.device)]
 
     def forward(
-        m: Maker, s: Shape, weighted: bool, text: bool, reduce: bool, with_grad: bool
+        m: Maker, s: Shape, weighted: bool, form: int, reduce: bool, with_grad: bool
     ) -> list:
-        return [*arguments(m, s, weighted), text, reduce, 0.37, with_grad]
+        return [*arguments(m, s, weighted), form, reduce, 0.37, with_grad]
 
-    def backward(m: Maker, s: Shape, weighted: bool, text: bool) -> list:
-        return [m.normal(*s), *arguments(m, s, weighted), text, 0.37]
+    def backward(m: Maker, s: Shape, weighted: bool, form: int, of_sum: bool) -> list:
+        grad_loss = m.accumulated() if of_sum else m.normal(*s)
+        return [grad_loss, *arguments(m, s, weighted), form, 0.37]
 
     for s in shapes:
-        for weighted, text in ((False, False), (True, True)):
-            form = label("weighted" if weighted else "plain", "text" if text else "equation")
-            common = {"s": s, "weighted": weighted, "text": text}
+        for weighted, form in ((False, 0), (True, 1)):
+            name = label("weighted" if weighted else "plain", ("equation", "text")[form])
+            common = {"s": s, "weighted": weighted, "form": form}
             for reduce, with_grad in ((True, True), (True, False), (False, False)):
                 mode = ("sum-grad" if with_grad else "sum") if reduce else "none"
                 build = functools.partial(forward, **common, reduce=reduce, with_grad=with_grad)
-                yield Case("dc_loss", build, label(form, mode, s))
-            yield Case("dc_loss_backward", functools.partial(backward, **common), label(form, s))
+                yield Case("dc_loss", build, label(name, mode, s))
+            for of_sum in (False, True):
+                build = functools.partial(backward, **common, of_sum=of_sum)
+                mode = "sum" if of_sum else "none"
+                yield Case("dc_loss_backward", build, label(name, mode, s))
 
 
 def kernel_cases() -> Iterator[Case]:

@@ -45,6 +45,8 @@ def check_results(name: str, args: list, actual: tuple[Tensor, ...], maker: Make
             assert got.numel() == 0, f"{where}: expected no elements, got {tuple(got.shape)}"
             continue
         assert got.shape == want.shape, f"{where}: {tuple(got.shape)} != {tuple(want.shape)}"
+        if kind == "acc or T":
+            kind = "T" if want.ndim else "acc"
         if kind == "map or acc":
             kind = "acc" if want.shape[1] == 1 != args[0].shape[1] else "map"
         check_layout(got, kind, args, maker, where)
@@ -71,14 +73,14 @@ def check_results(name: str, args: list, actual: tuple[Tensor, ...], maker: Make
 def loss_terms(name: str, args: list) -> float:
     """The largest sum of absolute terms behind DCLoss's sums: they cancel, their roundings do not."""
     first = 1 if name == "dc_loss_backward" else 0
-    pred, target, weight, k, delta, text_form = args[first : first + 6]
+    pred, target, weight, k, delta, form = args[first : first + 6]
     scale = args[7]
     wide = [a if a is None else a.double() for a in (pred, target, weight, k, delta)]
     if first and weight is not None:
         wide[2] = wide[2] * args[0].double()
     elif first:
         wide[2] = args[0].double()
-    return max(dc_loss_terms(*wide, text_form, scale))
+    return max(dc_loss_terms(*wide, form, scale))
 
 
 def check_layout(got: Tensor, kind: str, args: list, maker: Maker, where: str) -> None:

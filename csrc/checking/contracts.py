@@ -54,7 +54,7 @@ def pooled_context_backward(
     weight: Tensor,
     grad_p_high: Tensor,
 ) -> Results:
-    grad_z = grad_context * (context > 0)
+    grad_z = torch.where(context <= 0, 0.0, grad_context)
     scatter = torch.zeros_like(grad_p_high).flatten(2)
     scatter.scatter_(2, index.long()[..., None], (grad_z @ weight)[..., None])
     merged = grad_p_high + scatter.view_as(grad_p_high)
@@ -232,7 +232,7 @@ def fuse_backward(
 
 
 def relu_backward(grad_out: Tensor, out: Tensor) -> Results:
-    grad = grad_out * (out > 0)
+    grad = torch.where(out <= 0, 0.0, grad_out)
     return grad, grad.sum((0, 2, 3))
 
 
@@ -245,12 +245,12 @@ def dc_loss_elements(
     weight: Tensor | None,
     k: Tensor,
     delta: Tensor,
-    text_form: bool,
+    form: int,
     scale: float,
 ) -> Tensor:
     error = (pred - target).abs()
-    alpha = torch.sigmoid((-k if text_form else k) * (error - delta))
-    loss = scale * (alpha * error**2 + (1 - alpha) * error)
+    x = (-k if form == 1 else k) * (error - delta)
+    loss = scale * (torch.sigmoid(x) * error**2 + torch.sigmoid(-x) * error)
     return loss if weight is None else loss * weight
 
 
@@ -260,13 +260,13 @@ def dc_loss(
     weight: Tensor | None,
     k: Tensor,
     delta: Tensor,
-    text_form: bool,
+    form: int,
     reduce: bool,
     scale: float,
     with_grad: bool,
 ) -> Results:
     leaves = leaf(pred), leaf(k.reshape([])), leaf(delta.reshape([]))
-    loss = dc_loss_elements(leaves[0], target, weight, *leaves[1:], text_form, scale)
+    loss = dc_loss_elements(leaves[0], target, weight, *leaves[1:], form, scale)
     if not reduce:
         return loss.detach(), None, None, None
     loss = loss.sum()
@@ -282,12 +282,12 @@ def dc_loss_backward(
     weight: Tensor | None,
     k: Tensor,
     delta: Tensor,
-    text_form: bool,
+    form: int,
     scale: float,
 ) -> Results:
     leaves = leaf(pred), leaf(k.reshape([])), leaf(delta.reshape([]))
-    loss = dc_loss_elements(leaves[0], target, weight, *leaves[1:], text_form, scale)
-    return gradients(loss, leaves, grad_loss)
+    loss = dc_loss_elements(leaves[0], target, weight, *leaves[1:], form, scale)
+    return gradients(loss, leaves, grad_loss.expand_as(loss))
 
 
 def dc_loss_terms(
@@ -296,13 +296,13 @@ def dc_loss_terms(
     weight: Tensor | None,
     k: Tensor,
     delta: Tensor,
-    text_form: bool,
+    form: int,
     scale: float,
 ) -> tuple[float, float, float]:
     """The sums of absolute terms of the loss and of its gradients of k and delta: what rounds."""
 
     def loss_of(k: Tensor, delta: Tensor) -> Tensor:
-        return dc_loss_elements(pred, target, weight, k, delta, text_form, scale)
+        return dc_loss_elements(pred, target, weight, k, delta, form, scale)
 
     k, delta = k.reshape([]), delta.reshape([])
     one, zero = torch.ones_like(k), torch.zeros_like(k)
@@ -366,6 +366,6 @@ RESULTS: dict[str, tuple[str, ...]] = {
     "bias_relu_": ("map",),
     "fuse_backward": ("acc", "acc", "acc"),
     "relu_backward": ("map", "acc"),
-    "dc_loss": ("T", "T", "acc", "acc"),
+    "dc_loss": ("acc or T", "T", "acc", "acc"),
     "dc_loss_backward": ("T", "acc", "acc"),
 }

@@ -91,7 +91,7 @@ std::tuple<Tensor, Tensor> pooled_context_backward(const Tensor& grad_context,
     std::vector<A> grad_z(m.N * D);
     std::vector<double> grad_pooled(m.N * m.C), bias_total(D);
     for (int64_t i = 0; i < m.N * D; ++i) {
-      grad_z[i] = data<A>(context)[i] > 0 ? data<A>(grad_context)[i] : A(0);
+      grad_z[i] = host::relu_gradient(data<A>(context)[i], data<A>(grad_context)[i]);
       bias_total[i % D] += grad_z[i];
     }
     const ContextGradients<S> a{m.N,

@@ -37,14 +37,14 @@ void mask_apply_backward_strip(const Separation<S>& a, const Strip& strip, doubl
   const auto body = [&](auto at) -> Terms<V, 1> {
     const V grad_x = at.map(a.grad_x), mask = mask_at(a, at);
     const V grad_mask = grad_x * (at.map(a.p_low) + at.table(a.context));
-    if (a.mask_map) at.set(a.out, mask * (V(A(1)) - mask) * grad_mask);
+    if (a.mask_map) at.set(a.out, gate_slope(mask) * grad_mask);
     return {{grad_x * mask}, grad_mask};
   };
   if (a.mask_map) return map_pass<S, Pass<1>>(m, strip, body, sums);
   map_pass<S, Pass<1, true>>(m, strip, body, sums, a.grad_logit);
   const int64_t image = strip.image * m.pixels();
   for (int64_t p = image + strip.y0 * m.W; p < image + strip.y1 * m.W; ++p) {
-    a.grad_logit[p] *= a.mask_gate[p] * (1 - a.mask_gate[p]);
+    a.grad_logit[p] *= gate_slope(a.mask_gate[p]);
   }
 }
 
@@ -56,10 +56,9 @@ void relu_backward_strip(const Map& m, const S* grad_out, const S* out, S* grad,
   map_pass<S, Pass<1>>(
       m, strip,
       [&](auto at) -> Terms<V, 1> {
-        const V zero(Acc<S>(0));
-        const V value = select<Acc<S>>(at.map(out) > zero, at.map(grad_out), zero);
+        const V value = relu_gradient(at.map(out), at.map(grad_out));
         at.set(grad, value);
-        return {{value}, zero};
+        return {{value}, V(Acc<S>(0))};
       },
       sums);
 }

@@ -3,7 +3,7 @@
 //
 // For 25 x 25 pixels and C = D = 256: 0.74 GFLOP each, 5 ms at a core's 150 GFLOP/s. Bytes: p_high
 // and the weights once, 3 MB; taps or their gradient, 5.8 MB.
-#include "taps.h"
+#include "tensor.h"
 
 #include "product.h"
 

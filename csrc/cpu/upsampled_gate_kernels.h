@@ -215,7 +215,7 @@ EFPN_INLINE void upsampled_backward_row(const Upsampling<A>& u, UpsampledRow<A>&
   row.gather(image, y);
   row.for_each_backward([&](int64_t x, int64_t d, V value) {
     const V hidden = relu(load(u.bias + first + d) + value);
-    const V grad = select<A>(hidden > V(A(0)), source(x, d), V(A(0)));
+    const V grad = relu_gradient(hidden, source(x, d));
     A *grad_sum = row_sums + d, *hidden_sum = grad_sum + kBlock;
     store(grad_sum, load(grad_sum) + grad);
     store(hidden_sum, load(hidden_sum) + V(logit(x)) * hidden);

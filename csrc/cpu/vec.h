@@ -44,6 +44,7 @@ struct Vec {
   EFPN_INLINE friend Vec operator/(Vec a, Vec b) { return a.v / b.v; }
   EFPN_INLINE friend Mask operator>(Vec a, Vec b) { return a.v > b.v; }
   EFPN_INLINE friend Mask operator<(Vec a, Vec b) { return a.v < b.v; }
+  EFPN_INLINE friend Mask operator<=(Vec a, Vec b) { return a.v <= b.v; }
   EFPN_INLINE friend Mask operator==(Vec a, Vec b) { return a.v == b.v; }
 };
 
@@ -84,11 +85,11 @@ EFPN_INLINE T sum(Vec<T> x) {
   return sum_lanes<Vec<T>::size>(lanes);
 }
 
-// exp to about one unit in the last place on [-87, 88], saturating outside of it; NaN stays NaN.
+// exp to about one unit in the last place, to 0 and to infinity at its ends; NaN stays NaN.
 EFPN_INLINE Vec<float> exp(Vec<float> x) {
   using V = Vec<float>;
-  x = select<float>(x > V(88.0f), V(88.0f), x);
-  x = select<float>(x < V(-87.0f), V(-87.0f), x);
+  x = select<float>(x > V(110.0f), V(110.0f), x);
+  x = select<float>(x < V(-110.0f), V(-110.0f), x);
   const V magic = V(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   const V shifted = x * V(1.44269504f) + magic;
   const V n = shifted - magic;
@@ -101,8 +102,10 @@ EFPN_INLINE Vec<float> exp(Vec<float> x) {
   p = p * r + V(0.5f);
   p = p * r + V(1.0f);
   p = p * r + V(1.0f);
-  const typename V::Mask exponent = ((typename V::Mask)shifted.v + (127 - 0x4B400000)) << 23;
-  return V(p.v * (typename V::Native)exponent);
+  // 2^n in two factors: the result may be subnormal or infinite where neither of them is.
+  const typename V::Mask exponent = (typename V::Mask)shifted.v - 0x4B400000, half = exponent >> 1;
+  const auto power = [](typename V::Mask m) { return (typename V::Native)((m + 127) << 23); };
+  return V(p.v * power(half) * power(exponent - half));
 }
 
 EFPN_INLINE Vec<double> exp(Vec<double> x) {
@@ -114,12 +117,8 @@ EFPN_INLINE Vec<double> exp(Vec<double> x) {
 }
 
 template <class T>
-EFPN_INLINE Vec<T> sigmoid(Vec<T> x) {
-  return Vec<T>(T(1)) / (Vec<T>(T(1)) + exp(-x));
-}
-template <class T, std::enable_if_t<std::is_floating_point_v<T>, int> = 0>
-EFPN_INLINE T sigmoid(T x) {
-  return T(1) / (T(1) + std::exp(-x));
+EFPN_INLINE Vec<T> reciprocal(Vec<T> x) {
+  return Vec<T>(T(1)) / x;
 }
 
 // ---- load and store: storage type S <-> lanes of Acc<S> ------------------------------------------

@@ -156,8 +156,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> low_gate_conv_backward(
   const Buffer grad_logit = allocate(pixels);
   double total = 0;
   for (int64_t p = 0; p < pixels; ++p) {
-    const float g = data<float>(gate)[p];
-    grad_logit.get()[p] = data<float>(grad_gate)[p] * ((1 - g) * g);
+    grad_logit.get()[p] = data<float>(grad_gate)[p] * host::gate_slope(data<float>(gate)[p]);
     total += grad_logit.get()[p];
   }
   const Tensor grad_gate_bias = empty({1}, ScalarType::Float);

@@ -83,7 +83,7 @@ EFPN_INLINE F input_at(const WinogradInput& in, int64_t offset, F context, F gat
     return (x + context) * (in.mask_is_map ? load<tail>(in.mask + offset, n) : gate);
   }
   if constexpr (kind == WinogradInput::relu_gradient) {
-    return select<float>(load<tail>(in.out + offset, n) > F(0.0f), x, F(0.0f));
+    return relu_gradient(load<tail>(in.out + offset, n), x);
   }
   return x;
 }

@@ -171,7 +171,7 @@ struct LowGateBackward {
     Loaded in{load_raw<V>(conv + at.offset), gate_at<channels_last, V>(grad_gate, at, P)};
     const Vec<A, V> g = gate_at<channels_last, V>(gate, at, P);
 #pragma unroll
-    for (int v = 0; v < V; ++v) in.grad_logit[v] *= g[v] * (A(1) - g[v]);
+    for (int v = 0; v < V; ++v) in.grad_logit[v] *= gate_slope(g[v]);
     return in;
   }
   struct Channel {
@@ -201,7 +201,7 @@ struct LowGateBackward {
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       const A hidden = z[v] + constant[v];
-      grad[v] = hidden > A(0) ? in.grad_logit[v] * weight[v] : A(0);
+      grad[v] = relu_gradient(hidden, in.grad_logit[v] * weight[v]);
       grad_weight[v] += in.grad_logit[v] * relu(hidden);
       if (!channels_last || v == 0) grad_bias += in.grad_logit[v];
     }

@@ -46,7 +46,7 @@ struct MaskBackward {
     Vec<A, V> logit = widen<V>(in.p_low);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      logit[v] = in.mask[v] * (A(1) - in.mask[v]) * grad[v] * (logit[v] + g[v]);
+      logit[v] = gate_slope(in.mask[v]) * grad[v] * (logit[v] + g[v]);
     }
     store(grad_logit + at.offset, logit);
   }
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(256, 2)
     for (int u = 0; u < U; ++u) {
       const int64_t p = base + u * groups + group;
       const A total = warp_sum(dot[u], lanes);
-      if (lane == 0 && p < end) a.grad_logit[n * a.P + p] = mask[u] * (A(1) - mask[u]) * total;
+      if (lane == 0 && p < end) a.grad_logit[n * a.P + p] = gate_slope(mask[u]) * total;
     }
   }
   if (!a.partial) return;
@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(256)
   }
   dot = warp_sum(dot);
   const A mask = a.mask[q];
-  if (lane == 0) a.grad_logit[q] = mask * (A(1) - mask) * dot;
+  if (lane == 0) a.grad_logit[q] = gate_slope(mask) * dot;
 }
 
 constexpr int kPlaneWarps = 16;
@@ -197,7 +197,7 @@ __global__ void __launch_bounds__(kWarp* kPlaneWarps, 2)
 #pragma unroll
   for (int w = 0; w < kPlaneWarps; ++w) total += shared[w].at(i);
   const A m = a.mask[n * a.P + first + i];
-  a.grad_logit[n * a.P + first + i] = m * (A(1) - m) * total;
+  a.grad_logit[n * a.P + first + i] = gate_slope(m) * total;
 }
 
 template <int V, class T>

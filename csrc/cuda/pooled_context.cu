@@ -209,7 +209,7 @@ struct PooledContextBackward {
   // The gradient before the ReLU.
   __device__ __forceinline__ Acc<T> grad_z(int64_t n, int64_t d) const {
     const int64_t i = n * D + d;
-    return context[i] > Acc<T>(0) ? grad_context[i] : Acc<T>(0);
+    return relu_gradient(context[i], grad_context[i]);
   }
 };
 

@@ -27,7 +27,7 @@ struct ReLUBackward {
     const Vec<Acc<T>, V> y = widen<V>(in.out);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      value[v] = y[v] > Acc<T>(0) ? value[v] : Acc<T>(0);
+      value[v] = relu_gradient(y[v], value[v]);
       sum[v] += value[v];
     }
     store(grad + at.offset, value);

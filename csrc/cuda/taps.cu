@@ -8,7 +8,7 @@
 
 #include <array>
 
-#include "taps.cuh"
+#include "tensor.cuh"
 
 namespace efpn {
 namespace cuda {

@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(kThreads) rows_bwd_kernel(const RowsBackward<T
       const Vec<A, V> hidden = walk.next(sources + r, bias);
       Vec<A, V> grad;
       if constexpr (is_gate) {
-        const A logit = here.grad * here.gate * (A(1) - here.gate);
+        const A logit = here.grad * gate_slope(here.gate);
 #pragma unroll
         for (int v = 0; v < V; ++v) {
           grad[v] = logit * weight[v];
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kThreads) rows_bwd_kernel(const RowsBackward<T
       }
 #pragma unroll
       for (int v = 0; v < V; ++v) {
-        grad[v] = hidden[v] > A(0) ? grad[v] : A(0);
+        grad[v] = relu_gradient(hidden[v], grad[v]);
         if (own) bias_sum[v] += grad[v];
       }
       gather.add(sources + r, grad);

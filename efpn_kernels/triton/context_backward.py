@@ -8,6 +8,7 @@ from torch import Tensor
 
 from . import settings
 from .launch import cdiv, is_channels_last, launch, power_of_2
+from .tile import relu_gradient
 
 
 @triton.jit
@@ -33,7 +34,7 @@ def scatter_pooled_kernel(
         d = d0 + tl.arange(0, OUTPUTS)
         context = tl.load(context_ptr + n * D + d, d < D, other=0.0)
         grad_z = tl.load(grad_context_ptr + n * D + d, d < D, other=0.0)
-        grad_z = tl.where(context > 0, grad_z, 0.0)
+        grad_z = relu_gradient(context, grad_z)
         inside = (d < D)[:, None] & (c < C)[None, :]
         weight = tl.load(weight_ptr + d[:, None] * C + c[None, :], inside, other=0.0).to(ACC)
         total += weight * grad_z[:, None]
@@ -66,7 +67,7 @@ def project_bwd_kernel(
         n = tl.cast(image, tl.int64)
         context = tl.load(context_ptr + n * D + d, d < D, other=0.0)
         grad_z = tl.load(grad_context_ptr + n * D + d, d < D, other=0.0)
-        grad_z = tl.where(context > 0, grad_z, 0.0)
+        grad_z = relu_gradient(context, grad_z)
         pooled = tl.load(pooled_ptr + n * C + c, c < C, other=0.0).to(ACC)
         grad_weight += grad_z[:, None] * pooled[None, :]
         grad_bias += grad_z

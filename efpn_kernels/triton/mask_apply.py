@@ -19,7 +19,7 @@ from .launch import (
     map_tile_of,
 )
 from .reduce import row_sum
-from .tile import map_tile
+from .tile import gate_slope, map_tile
 
 
 @triton.jit
@@ -171,7 +171,7 @@ def mask_apply_bwd_kernel(
             if GATED:
                 logit_sum += grad_x * total
             else:
-                grad_logit = mask * (1 - mask) * grad_x * total
+                grad_logit = gate_slope(mask) * grad_x * total
                 pointers = map_tile(
                     grad_logit_ptr, n, p0, c0, HW, C, PIXELS, CHANNELS, CHANNELS_LAST
                 )
@@ -179,7 +179,7 @@ def mask_apply_bwd_kernel(
         if GATED:
             at = n * HW + p
             mask = tl.load(mask_ptr + at, p < HW, other=0.0)
-            tl.store(grad_logit_ptr + at, mask * (1 - mask) * tl.sum(logit_sum, axis=1), p < HW)
+            tl.store(grad_logit_ptr + at, gate_slope(mask) * tl.sum(logit_sum, axis=1), p < HW)
     if HAS_CONTEXT and ONE_BLOCK:
         c = tl.arange(0, CHANNELS)
         tl.store(partial_ptr + partial_row + c, context_sum, c < C)

@@ -82,6 +82,27 @@ def sigmoid(x):
 
 
 @triton.jit
+def gate_pair(x):
+    """``sigmoid(x)`` and ``sigmoid(-x)``, each to its own precision, also where it is next to nothing."""
+    ratio = tl.exp(-tl.abs(x))
+    larger = 1 / (1 + ratio)
+    smaller = ratio * larger
+    return tl.where(x > 0, larger, smaller), tl.where(x > 0, smaller, larger)
+
+
+@triton.jit
+def gate_slope(gate):
+    """The sigmoid's derivative where it is ``gate``."""
+    return gate * (1 - gate)
+
+
+@triton.jit
+def relu_gradient(out, grad):
+    """The gradient before a ReLU with the result ``out``; NaN lets it pass, as PyTorch's does."""
+    return tl.where(out <= 0, 0.0, grad)
+
+
+@triton.jit
 def border_class(position, size):
     """0 for the first position of an axis, 2 for the last (where it is not the first), else 1."""
     return tl.where(position == 0, 0, tl.where(position == size - 1, 2, 1))

@@ -11,7 +11,7 @@ from . import settings
 from .launch import cdiv, chunks, is_channels_last, launch, tile_of
 from .reduce import split_sum
 from .settings import CHANNELS_LAST, UPSAMPLED_PROGRAMS, UPSAMPLED_WALK
-from .tile import gather_range, map_tile, relu
+from .tile import gate_slope, gather_range, map_tile, relu, relu_gradient
 from .upsampled_gate import column_tile, interpolated_rows
 from .upsampled_walk import (
     first_sources,
@@ -115,16 +115,16 @@ def upsampled_bwd_kernel(
         a = bias + u0 * near0 + v0 * far0 + u1 * near1 + v1 * far1 + u2 * near2 + v2 * far2
         # What comes from above is loaded a row ahead.
         if GATED:
-            logit = grad * gate * (1 - gate)
+            logit = grad * gate_slope(gate)
             owned = logit * tl.cast((i1 >= begin) & (i1 < end), ACC)
             gate_sum += owned
             weight_sum += owned[:, None] * relu(a)
-            hidden = tl.where(a > 0, logit[:, None], 0.0)
+            hidden = relu_gradient(a, logit[:, None])
             above += W
             gate = tl.load(gate_ptr + above + x, (x < W) & (y + 1 < y1), other=0.0)
             grad = tl.load(grad_ptr + above + x, (x < W) & (y + 1 < y1), other=0.0)
         else:
-            hidden = tl.where(a > 0, grad.to(ACC), 0.0)
+            hidden = relu_gradient(a, grad.to(ACC))
             pointers = map_tile(
                 grad_ptr, n, (y + 1) * W + x0, c0, H * W, D, PIXELS, CHANNELS, CHANNELS_LAST
             )
