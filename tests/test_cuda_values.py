@@ -28,8 +28,8 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "csrc"))
 
-import build_cpu  # noqa: E402
 import build_cuda  # noqa: E402
+import toolchain  # noqa: E402
 from cuda_on_cpu.emulation import Emulation  # noqa: E402
 
 pytestmark = [
@@ -37,7 +37,7 @@ pytestmark = [
     pytest.mark.skipif(
         build_cuda.find_nvcc() is None, reason="nvcc: not found, and with it the headers of CUDA"
     ),
-    pytest.mark.skipif(build_cpu.find_compiler() is None, reason="no C++ compiler"),
+    pytest.mark.skipif(toolchain.find_compiler() is None, reason="no C++ compiler"),
     pytest.mark.skipif(
         platform.machine() != "x86_64", reason="the change of stacks is written for x86-64"
     ),

@@ -11,8 +11,8 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import build_cpu
 import build_cuda
+import toolchain
 
 HERE = Path(__file__).resolve().parent
 NAMESPACE = "efpn_cuda_on_cpu"
@@ -69,7 +69,7 @@ def translate(source: Path, folder: Path) -> Path:
 
 def cuda_headers(nvcc: str) -> str:
     """Where nvcc finds its headers: it may be a script somewhere else."""
-    said = build_cuda.run([nvcc, "--dryrun", "-x", "cu", "-c", "/dev/null", "-o", "/dev/null"])
+    said = toolchain.run([nvcc, "--dryrun", "-x", "cu", "-c", "/dev/null", "-o", "/dev/null"])
     found = re.search(r'INCLUDES="-I([^"\s]+)', said)
     assert found, said
     return found[1]
@@ -78,9 +78,9 @@ def cuda_headers(nvcc: str) -> str:
 def build(folder: Path) -> Path:
     """The library, under ``folder``, where objects are kept and reused."""
     compiler, nvcc, torch_dir = (
-        build_cpu.find_compiler(),
+        toolchain.find_compiler(),
         build_cuda.find_nvcc(),
-        build_cuda.find_torch(),
+        toolchain.find_torch(),
     )
     assert compiler is not None and nvcc is not None
     shutil.rmtree(folder / "common", ignore_errors=True)
@@ -95,7 +95,7 @@ def build(folder: Path) -> Path:
     newest = max(path.stat().st_mtime for path in headers)
     includes = ["-isystem", f"{torch_dir}/include"]
     includes += ["-isystem", cuda_headers(nvcc), "-I", str(HERE)]
-    version = f"-DTORCH_TARGET_VERSION={build_cuda.TARGET_VERSION}"
+    version = f"-DTORCH_TARGET_VERSION={toolchain.TARGET_VERSION}"
     # Objects of other flags are others.
     flags_id = zlib.crc32(" ".join((*FLAGS, *WATCHED, *includes)).encode())
 
@@ -103,16 +103,16 @@ def build(folder: Path) -> Path:
         target = folder / f"{source.stem}.{flags_id:08x}.o"
         if not target.exists() or target.stat().st_mtime < max(newest, source.stat().st_mtime):
             flags = FLAGS + WATCHED if source.suffix == ".cu" else FLAGS
-            build_cuda.run(
-                [compiler, *flags, version, *includes, "-c", str(source), "-o", str(target)]
+            toolchain.run(
+                [*compiler, *flags, version, *includes, "-c", str(source), "-o", str(target)]
             )
         return str(target)
 
-    with ThreadPoolExecutor(build_cuda.jobs()) as pool:
+    with ThreadPoolExecutor(toolchain.jobs()) as pool:
         objects = list(pool.map(compile_source, sources))
     # A new file instead of new contents: this process may have the old one mapped.
     output = folder / "kernels.so"
     output.unlink(missing_ok=True)
     libraries = (f"-L{torch_dir}/lib", "-ltorch_cpu", "-Wl,-z,defs")
-    build_cuda.run([compiler, "-shared", "-o", str(output), *objects, *libraries])
+    toolchain.run([*compiler, "-shared", "-o", str(output), *objects, *libraries])
     return output
