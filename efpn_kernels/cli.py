@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 
 from .version import __version__
 
@@ -54,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _how_to_install(missing: ModuleNotFoundError) -> str:
     if missing.name == "torch":
         return "needs PyTorch, which is not installed; run: pip install 'torch>=2.11'"
+    if missing.name == "efpn_mmdet":  # Python runs sources that are not installed
+        root = shlex.quote(str(Path(__file__).resolve().parent.parent))
+        return f"needs the package to be installed; run: pip install --no-build-isolation -e {root}"
     requirements = metadata.requires("efpn_kernels") or []
     extra = [line.split(";")[0].strip() for line in requirements if re.search("extra.*mmdet", line)]
     mmcv = next((name for name in extra if name.startswith("mmcv")), "mmcv")

@@ -18,7 +18,16 @@ FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
 IGNORED = shutil.ignore_patterns("*.so", "*.new", "_build.json", "__pycache__", "*.egg-info")
 SITE = Path(torch.__file__).parent.parent
 # What a test takes away or installs anew must not lead to the environment that runs the test.
-OWN = ("efpn", "__editable__", "triton", "torch-", "setuptools", "_distutils_hack", "distutils-", "zz_")
+OWN = (
+    "efpn",
+    "__editable__",
+    "triton",
+    "torch-",
+    "setuptools",
+    "_distutils_hack",
+    "distutils-",
+    "zz_",
+)
 
 
 def copy_clone(folder: Path) -> Path:

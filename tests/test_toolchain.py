@@ -308,6 +308,12 @@ def test_the_stamp_changes_with_schemas_alone(
     assert schemas(text.replace('"relu_backward"', '"relu_bwd"')) != _stamp.schemas()
 
 
+def test_a_file_without_a_stamp(tmp_path: Path) -> None:
+    for content in (b"", b"an older library"):
+        (tmp_path / "library.so").write_bytes(content)
+        assert _stamp.mismatch(_stamp.read(tmp_path / "library.so")) == "carries no version"
+
+
 def test_the_installed_library_carries_no_builders_path() -> None:
     """And says what it was made for."""
     from efpn_kernels import _libraries
