@@ -190,7 +190,7 @@ def compile_object(
     """
     line = "\0".join(command).replace(str(torch_dir), "torch").replace(str(ROOT), "")
     digest = hashlib.sha256(f"{line}\0{identity}\0{torch_version(torch_dir)}".encode())
-    for path in (source, *_headers()):
+    for path in (source, *_headers(source.parent)):
         digest.update(path.read_bytes())
     target = object_folder() / f"{source.stem}-{digest.hexdigest()[:24]}.o"
     log = target.with_suffix(".log")
@@ -206,8 +206,10 @@ def compile_object(
     return target, said
 
 
-def _headers() -> list[Path]:
-    return sorted(path for path in PROBE.parent.rglob("*") if path.suffix in (".h", ".cuh"))
+def _headers(folder: Path) -> list[Path]:
+    """What a source of this folder may include of ours."""
+    found = (path for place in (folder, PROBE.parent / "common") for path in place.iterdir())
+    return sorted(path for path in found if path.suffix in (".h", ".cuh"))
 
 
 def forget_old_objects() -> None:

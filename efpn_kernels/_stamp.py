@@ -12,6 +12,7 @@ import hashlib
 import json
 import mmap
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
@@ -28,15 +29,26 @@ def version() -> str:
 
 @functools.cache
 def schemas() -> str:
-    """A hash of the names and schemas of all kernels, which are the dictionaries of ``ops/kernels.py``."""
-    tree = ast.parse((PACKAGE / "ops" / "kernels.py").read_text("utf-8"))
-    values = (node.value for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign))
-    contract: dict[str, str] = {}
-    for value in values:
-        if isinstance(value, ast.Dict) and all(isinstance(v, ast.Constant) for v in value.values):
-            contract |= ast.literal_eval(value)
-    text = "\n".join(name + schema for name, schema in sorted(contract.items()))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    """A hash of the schemas of all operators: of the constants in ``ops`` that speak of tensors."""
+    found = []
+    for file in sorted((PACKAGE / "ops").glob("*.py")):
+        for statement in ast.parse(file.read_text("utf-8")).body:
+            text = _text(statement) if isinstance(statement, ast.Assign | ast.AnnAssign) else ""
+            found += [text] if "Tensor " in text else []
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
+
+
+def _text(node: ast.AST) -> str:
+    """All strings below a node, one behind the other."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else ""
+    return "".join(map(_text, _children(node)))
+
+
+def _children(node: ast.AST) -> Iterable[ast.AST]:
+    if isinstance(node, ast.Dict):  # its fields are all keys, then all values
+        return (child for pair in zip(node.keys, node.values) for child in pair if child)
+    return ast.iter_child_nodes(node)
 
 
 def source(**facts: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -294,18 +295,23 @@ def test_the_stamp_changes_with_schemas_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A comment in the contract leaves it, a schema does not."""
-    (tmp_path / "ops").mkdir()
-    text = (_stamp.PACKAGE / "ops" / "kernels.py").read_text()
+    shutil.copytree(_stamp.PACKAGE / "ops", tmp_path / "ops")
+    contract = tmp_path / "ops" / "kernels.py"
+    text = contract.read_text()
+    ours = _stamp.schemas()
     monkeypatch.setattr(_stamp, "PACKAGE", tmp_path)
 
     def schemas(changed: str) -> str:
-        (tmp_path / "ops" / "kernels.py").write_text(changed)
+        contract.write_text(changed)
         return _stamp.schemas.__wrapped__()
 
-    assert schemas(text) == schemas("# a comment\n" + text.replace("# ----", "# ===="))
-    assert schemas(text) == _stamp.schemas()
-    assert schemas(text.replace("bool reduce", "bool reduced")) != _stamp.schemas()
-    assert schemas(text.replace('"relu_backward"', '"relu_bwd"')) != _stamp.schemas()
+    assert schemas(text) == ours
+    assert schemas("# a comment\n" + text.replace("# ----", "# ====")) == ours
+    assert schemas(text.replace("bool reduce", "bool reduced")) != ours
+    assert schemas(text.replace('"relu_backward"', '"relu_bwd"')) != ours
+    assert schemas(text.replace('"relu_backward"', "'relu_' 'backward'")) == ours
+    (tmp_path / "ops" / "another.py").write_text('SCHEMA = f"(Tensor a{NAME}) -> Tensor"')
+    assert schemas(text) != ours
 
 
 def test_a_file_without_a_stamp(tmp_path: Path) -> None:
@@ -332,8 +338,6 @@ def test_a_build_repeats_from_another_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the bit: the same object from two clones, which share what they keep."""
-    import shutil
-
     compiler = toolchain.find_compiler()
     if compiler is None:
         pytest.skip("no C++ compiler")
