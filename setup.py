@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import setuptools
-from setuptools import Command, Distribution, find_packages, setup
+from setuptools import Command, Distribution, setup
 from setuptools.command.build import build
 
 ROOT = Path(__file__).resolve().parent
@@ -134,11 +134,6 @@ class WithLibraries(Distribution):
 
 setup(
     distclass=WithLibraries,
-    packages=[
-        *find_packages(include=["efpn_kernels", "efpn_kernels.*"]),
-        *find_packages("integration", include=["efpn_mmdet", "efpn_mmdet.*"]),
-        "efpn_mmdet.configs",
-    ],
     cmdclass={"build": Build, "build_libraries": BuildLibraries},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from installation import ROOT, copy_clone
+from installation import copy_clone
 
 from efpn_kernels import __version__
 
@@ -56,6 +56,7 @@ def setup_py(
 def wheel(clone: Path, **options: object) -> zipfile.ZipFile:
     done = setup_py(clone, "bdist_wheel", **options)
     assert done.returncode == 0, done.stdout
+    assert "would be ignored" not in done.stdout
     (path,) = (clone / "dist").iterdir()
     return zipfile.ZipFile(path)
 
@@ -112,9 +113,9 @@ def platform_folders() -> tuple[str, str]:
 def test_a_wheel_holds_the_configs_and_metadata(clone: Path) -> None:
     made = wheel(clone)
     names = set(made.namelist())
-    for config in (ROOT / "integration" / "configs").rglob("*.py"):
-        path = config.relative_to(ROOT / "integration" / "configs")
-        assert f"efpn_mmdet/configs/{path}" in names
+    for path in (clone / "integration" / "efpn_mmdet").rglob("*.py"):
+        assert str(path.relative_to(clone / "integration")) in names
+    assert "efpn_mmdet/configs/_base_/runtime.py" in names
     metadata = made.read(f"efpn_kernels-{__version__}.dist-info/METADATA").decode()
     for line in ("License-Expression: Apache-2.0", "License-File: LICENSE", "Project-URL: Paper, "):
         assert line in metadata
