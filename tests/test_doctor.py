@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -63,6 +65,21 @@ def test_report_names_every_library_and_backend() -> None:
 def test_the_compiled_library_is_there_and_names_its_instructions() -> None:
     assert _libraries.CPU.problem is None
     assert doctor.cpu_capability() in ("portable", "avx2", "avx512")
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or "EFPN_KERNELS_CPU_CAPABILITY" in os.environ,
+    reason="x86-64 without a lesser instruction set",
+)
+def test_the_instruction_set_is_what_the_system_says() -> None:
+    """The library asks the processor; Linux lists what it and the processor can."""
+    listed = re.search(r"^flags\s*:(.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    assert listed is not None
+    flags = set(listed[1].split())
+    expected = "avx2" if {"avx2", "fma", "f16c"} <= flags else "portable"
+    if expected == "avx2" and {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags:
+        expected = "avx512"
+    assert doctor.cpu_capability() == expected
 
 
 @pytest.mark.parametrize("cause", [Cause.NOT_BUILT, Cause.OLD_TORCH, Cause.STALE])
