@@ -100,7 +100,8 @@ def _absent(name: str, path: Path) -> SharedLibrary:
     if installed is not None:
         problem = (
             f"Python runs the sources in {PACKAGE.parent}, which hide the package that is installed in "
-            f"{installed}; they have no {name} library"
+            f"{installed} and have no {name} library: start Python in another folder, or run "
+            "`pip install --no-build-isolation -e .` in the sources"
         )
         return SharedLibrary(name, problem, path, Cause.SHADOWED)
     reason = build_record(name).get("reason")
