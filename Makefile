@@ -14,7 +14,8 @@ PYTHON ?= python3
 VENV ?= .venv
 SIZE ?= quick
 BIN := $(VENV)/bin
-SOURCES := $(wildcard csrc/*.py csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh) setup.py pyproject.toml
+SOURCES := $(wildcard csrc/*.py csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh) setup.py pyproject.toml \
+	$(wildcard efpn_kernels/ops/*.py) efpn_kernels/version.py  # whose version and schemas are in the stamp
 # Threads that wait should sleep: spinning ones slow everything else on a small machine.
 QUIETLY := OMP_WAIT_POLICY=passive
 PIP := $(BIN)/pip --disable-pip-version-check

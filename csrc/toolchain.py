@@ -11,6 +11,7 @@ import shlex
 import shutil
 import site
 import subprocess
+import sys
 import sysconfig
 import tempfile
 import time
@@ -73,7 +74,11 @@ def find_torch() -> Path:
 
     pip hides the environment from a build that it isolates; the directory is found all the same.
     """
-    folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    folders = [
+        sysconfig.get_path(kind, vars={"base": prefix, "platbase": prefix})
+        for prefix in (sys.prefix, sys.base_prefix)
+        for kind in ("purelib", "platlib")
+    ]
     folders += [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
     spec = importlib.util.find_spec("torch")
     found = [Path(spec.origin).parent] if spec is not None and spec.origin is not None else []

@@ -219,7 +219,7 @@ def place_torch(folder: Path, monkeypatch: pytest.MonkeyPatch, version: str | No
         (folder / "torch").mkdir()
         (folder / "torch" / "version.py").write_text(f"__version__ = '{version}'\ndebug = False\n")
     monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(toolchain.sysconfig, "get_path", lambda name: str(folder))
+    monkeypatch.setattr(toolchain.sysconfig, "get_path", lambda name, vars: str(folder))
     monkeypatch.setattr(toolchain.site, "ENABLE_USER_SITE", False)
 
 
