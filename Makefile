@@ -4,13 +4,18 @@
 # make demo       train and look at a tiny-object detector
 # make gpu-check  on a machine with an NVIDIA GPU: build, test, benchmark, with the Python at hand
 # make sanitize   core tests on a library with ASan and UBSan; the CUDA kernels on a CPU with ASan
-# make lint wheel wheel-test clean
+# make wheel      dist/: the source archive, and the wheel that is built from it
+# make wheel-test the wheel in a clean environment
+# make compilers  the CPU library by every g++ and clang++ on the path, and for arm64
+# make release-check  all of that, and the wheel in every Python with the oldest and the newest torch
+# make lint clean
 
 PYTHON ?= python3
 VENV ?= .venv
 SIZE ?= quick
 BIN := $(VENV)/bin
-SOURCES := $(wildcard csrc/*.py csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh) setup.py pyproject.toml
+SOURCES := $(wildcard csrc/*.py csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh) setup.py pyproject.toml \
+	$(wildcard efpn_kernels/ops/*.py) efpn_kernels/version.py  # whose version and schemas are in the stamp
 # Threads that wait should sleep: spinning ones slow everything else on a small machine.
 QUIETLY := OMP_WAIT_POLICY=passive
 PIP := $(BIN)/pip --disable-pip-version-check
@@ -19,7 +24,7 @@ CORE := $(VENV)/.core
 BUILT := $(VENV)/.built
 MMDET := $(VENV)/.mmdet
 
-.PHONY: bench test test-core interpret-operators interpret-kernels demo gpu-check sanitize lint wheel wheel-test clean setup
+.PHONY: bench test test-core interpret-operators interpret-kernels demo gpu-check sanitize lint wheel wheel-test compilers release-check clean setup
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
@@ -81,9 +86,12 @@ lint: $(CORE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Objects are shared with the installation: the archive is unpacked elsewhere.
 wheel: $(CORE)
-	rm -rf dist
-	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+	rm -rf dist build/wheel
+	EFPN_KERNELS_OBJECTS=$(CURDIR)/build/objects $(BIN)/python -m build --no-isolation --outdir build/wheel .
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --exclude 'libtorch*.so' --wheel-dir dist build/wheel/*.whl
+	cp build/wheel/*.tar.gz dist
 
 # Only the stable ABI of Python in it; then the wheel in a second, clean environment, away from the sources.
 wheel-test: wheel
@@ -92,5 +100,12 @@ wheel-test: wheel
 	build/clean/bin/pip install --quiet --disable-pip-version-check $$(grep ^torch== requirements-dev.txt) numpy dist/*.whl
 	cd build && clean/bin/efpn doctor && clean/bin/python ../tests/installed.py
 
+compilers: $(BUILT)
+	$(BIN)/python tests/release.py compilers
+
+release-check: wheel-test compilers
+	$(PIP) install --quiet uv
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python tests/release.py wheels dist
+
 clean:
-	rm -rf build dist *.egg-info efpn_kernels/*.so efpn_kernels/_cuda_build.json
+	rm -rf build dist *.egg-info efpn_kernels/*.so efpn_kernels/_build.json

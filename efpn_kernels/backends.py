@@ -38,7 +38,7 @@ class Backend:
     """What it saves of the hidden map for backward, as a fake."""
 
     @property
-    def library(self) -> _libraries.Library:
+    def library(self) -> _libraries.SharedLibrary:
         """What was loaded of it, or why nothing was."""
         return getattr(_libraries, self.name.upper())
 
@@ -53,21 +53,7 @@ def _winograd_bits(p_low: Tensor, hidden: int, gates: int, channels_last: bool) 
 
 @lru_cache
 def _no_machine_code(device: torch.device) -> str | None:
-    built = _libraries.cuda_architectures()
-    if built is None:
-        return None
-    architectures, ptx = built
-    capability = torch.cuda.get_device_capability(device)
-    # Machine code runs on the same major version from its minor version on; PTX on anything newer.
-    if any(a[0] == capability[0] and a[1] <= capability[1] for a in architectures):
-        return None
-    if ptx and max(architectures) <= capability:
-        return None
-    have = ", ".join(f"{major}.{minor}" for major, minor in architectures)
-    return (
-        f"the CUDA library was compiled for {have}{' and PTX' if ptx else ''}, "
-        f"this GPU is {capability[0]}.{capability[1]}"
-    )
+    return _libraries.architecture_problem(torch.cuda.get_device_capability(device))
 
 
 DESCRIPTORS = {

@@ -244,7 +244,7 @@ def test_explain_with_bad_arguments() -> None:
 
 def test_auto_never_falls_back_silently(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the library plain PyTorch runs, with a warning that says why and how to fix it."""
-    missing = backends._libraries.Library("cpu", "the extension was not built")
+    missing = backends._libraries.SharedLibrary("cpu", "the extension was not built")
     monkeypatch.setattr(backends._libraries, "CPU", missing)
     monkeypatch.setattr(backends, "_warned", set())
     problem = block_problem("cem", case("x2"))

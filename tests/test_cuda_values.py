@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.skipif(
         build_cuda.find_nvcc() is None, reason="nvcc: not found, and with it the headers of CUDA"
     ),
-    pytest.mark.skipif(build_cpu.find_compiler() is None, reason="no C++ compiler"),
+    pytest.mark.skipif(toolchain.find_compiler() is None, reason="no C++ compiler"),
     pytest.mark.skipif(
         platform.machine() != "x86_64", reason="the change of stacks is written for x86-64"
     ),

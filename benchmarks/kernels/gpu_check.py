@@ -72,7 +72,7 @@ def stages(work: Path) -> list[Stage]:
     workers = ("-n", "4") if find_spec("xdist") else ()
     ours = ("--backend", "cuda,triton")
     found = [
-        Stage("build", (python, "setup.py", "build_ext", "--inplace"), 120),
+        Stage("build", (python, "setup.py", "build_libraries", "--inplace"), 120),
         Stage(
             "tests",
             (*pytest, "tests", "-q", "-k", "cuda", "--ignore=tests/mmdet",

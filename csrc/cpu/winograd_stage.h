@@ -25,7 +25,12 @@ struct IndicesUpTo<0, I...> {
 // The lanes of a and b in turn, from lane `first` on.
 template <int first, int... I>
 EFPN_INLINE F interleave(F a, F b, Indices<I...>) {
+#if defined(__clang__)
   return __builtin_shufflevector(a.v, b.v, (first + I / 2 + (I % 2) * kLanes)...);
+#else  // which GCC knows from 12 on
+  const F::Mask lanes = {(first + I / 2 + (I % 2) * kLanes)...};
+  return __builtin_shuffle(a.v, b.v, lanes);
+#endif
 }
 
 // rows[i] lane j <-> rows[j] lane i, by log2(kLanes) perfect shuffles.

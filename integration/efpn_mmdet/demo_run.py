@@ -104,12 +104,8 @@ def demo_config(folder: Path, seed: int, epochs: int | None = None) -> Config:
 
 
 def find_configs() -> Path:
-    """The folder of the configs: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / CONFIG).is_file():
-            return folder
-    raise FileNotFoundError(f"configs of efpn_mmdet: expected {CONFIG} in or beside {package}")
+    """The folder of the configs."""
+    return Path(__file__).resolve().parent / "configs"
 
 
 def draw_pictures(config: Config, checkpoint: Path, data: Path, folder: Path) -> int:

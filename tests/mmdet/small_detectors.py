@@ -17,9 +17,9 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-import efpn_mmdet  # noqa: F401  registers the modules
+import efpn_mmdet
 
-CONFIGS = Path(__file__).resolve().parents[2] / "integration" / "configs"
+CONFIGS = Path(efpn_mmdet.__file__).parent / "configs"
 BASE_CHANNELS = 4  # of the ResNet; 64 in the configs
 CHANNELS = 8  # of the pyramid and the heads; 256 in the configs
 BACKBONE_CHANNELS = [4 * BASE_CHANNELS * 2**stage for stage in range(4)]

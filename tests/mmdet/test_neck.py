@@ -201,7 +201,7 @@ def test_users_take_their_own_config() -> None:
 
 def test_the_core_never_imports_mmdet() -> None:
     code = (
-        "import sys, efpn_kernels, efpn_kernels.cli, efpn_kernels.env_report\n"
+        "import sys, efpn_kernels, efpn_kernels.cli, efpn_kernels.doctor\n"
         "print([name for name in sys.modules if name.split('.')[0] in "
         "('mmdet', 'mmcv', 'mmengine', 'efpn_mmdet')])"
     )

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import build_cpu
 import build_cuda
+import toolchain
 
 HERE = Path(__file__).resolve().parent
 NAMESPACE = "efpn_cuda_on_cpu"
@@ -72,7 +72,7 @@ def translate(source: Path, folder: Path) -> Path:
 
 def cuda_headers(nvcc: str) -> str:
     """Where nvcc finds its headers: it may be a script somewhere else."""
-    said = build_cuda.run([nvcc, "--dryrun", "-x", "cu", "-c", "/dev/null", "-o", "/dev/null"])
+    said = toolchain.run([nvcc, "--dryrun", "-x", "cu", "-c", "/dev/null", "-o", "/dev/null"])
     found = re.search(r'INCLUDES="-I([^"\s]+)', said)
     assert found, said
     return found[1]
@@ -90,9 +90,9 @@ def digest(files: Iterable[Path], also: Iterable[str] = ()) -> str:
 def build(folder: Path) -> Path:
     """The library, under ``folder``, where objects are kept and reused."""
     compiler, nvcc, torch_dir = (
-        build_cpu.find_compiler(),
+        toolchain.find_compiler(),
         build_cuda.find_nvcc(),
-        build_cuda.find_torch(),
+        toolchain.find_torch(),
     )
     assert compiler is not None and nvcc is not None
     shutil.rmtree(folder / "common", ignore_errors=True)
@@ -106,26 +106,26 @@ def build(folder: Path) -> Path:
     headers += [*HERE.glob("*.h"), *(folder / "common").iterdir()]
     includes = ["-isystem", f"{torch_dir}/include"]
     includes += ["-isystem", cuda_headers(nvcc), "-I", str(HERE)]
-    version = f"-DTORCH_TARGET_VERSION={build_cuda.TARGET_VERSION}"
+    version = f"-DTORCH_TARGET_VERSION={toolchain.TARGET_VERSION}"
     shared = digest(headers)
 
     def compile_source(source: Path) -> str:
         flags = FLAGS + WATCHED if source.suffix == ".cu" else FLAGS
-        command = [compiler, *flags, version, *includes, "-c", str(source)]
+        command = [*compiler, *flags, version, *includes, "-c", str(source)]
         target = folder / f"{source.stem}.{digest([source], (shared, *command))}.o"
         if not target.exists():
             for old in folder.glob(f"{source.stem}.*.o"):
                 old.unlink()
             # Whole or not at all: a compiler that is stopped leaves part of a file.
-            build_cuda.run([*command, "-o", str(target.with_suffix(".part"))])
+            toolchain.run([*command, "-o", str(target.with_suffix(".part"))])
             target.with_suffix(".part").replace(target)
         return str(target)
 
-    with ThreadPoolExecutor(build_cuda.jobs()) as pool:
+    with ThreadPoolExecutor(toolchain.jobs()) as pool:
         objects = list(pool.map(compile_source, sources))
     # A new file instead of new contents: this process may have the old one mapped.
     output = folder / "kernels.so"
     output.unlink(missing_ok=True)
     libraries = (f"-L{torch_dir}/lib", "-ltorch_cpu", "-Wl,-z,defs")
-    build_cuda.run([compiler, "-shared", "-o", str(output), *objects, *libraries])
+    toolchain.run([*compiler, "-shared", "-o", str(output), *objects, *libraries])
     return output
