@@ -42,7 +42,7 @@ def test_autograd_alone_is_measured_beside_a_small_loss(smoke: Path) -> None:
 
 @pytest.mark.parametrize("size", ["smoke", "quick", "full"])
 def test_only_a_full_run_replaces_committed_results(size: str) -> None:
-    import benchmarks.conftest as session
+    from benchmarks import session
     from benchmarks.plan import Options
 
     options = Options(size, "cpu", ("auto",), (), ("contiguous",), "none")
