@@ -11,8 +11,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 LOST = 75
 """Exit code: the device is lost to this process; start another one with ``--continue``."""
 
@@ -27,6 +25,8 @@ def poisoned(device: str) -> bool:
     """Whether the device refuses even the smallest work: the error before was a sticky one."""
     if device != "cuda":
         return False
+    import torch  # by now it is loaded: those who only look at files need not wait for it
+
     try:
         torch.cuda.synchronize()
         return torch.ones((), device=device).add_(1).item() != 2
