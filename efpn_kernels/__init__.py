@@ -2,6 +2,7 @@
 
 from . import functional, reference
 from .backends import current_backend, explain, use_backend
+from .graphed import graphed
 from .modules import CEM, EFPNBS, FBSM, DCLoss, patch
 from .version import __version__
 
@@ -14,6 +15,7 @@ __all__ = [
     "current_backend",
     "explain",
     "functional",
+    "graphed",
     "patch",
     "reference",
     "use_backend",

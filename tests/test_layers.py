@@ -28,11 +28,12 @@ ALLOWED: dict[str, set[str]] = {
     "backends": {"_libraries", "checks", "ops"},
     "checks": {"reference"},
     "functional": {"backends", "checks", "ops", "reference"},
+    "graphed": {"backends"},
     "modules": {"backends", "checks", "functional", "reference"},
     "env_report": {"_libraries", "backends", "version"},
     "cli": {"env_report", "version"},
     "__main__": {"cli"},
-    "__init__": {"backends", "functional", "modules", "reference", "version"},
+    "__init__": {"backends", "functional", "graphed", "modules", "reference", "version"},
 }
 FOREIGN = {
     "reference": {"torch"},
@@ -156,7 +157,7 @@ assert type(block).__module__.startswith("efpn_kernels.reference")
 def test_public_names() -> None:
     for name in efpn_kernels.__all__:
         assert hasattr(efpn_kernels, name), name
-    for name in ("CEM", "FBSM", "EFPNBS", "DCLoss", "patch", "use_backend", "explain"):
+    for name in ("CEM", "FBSM", "EFPNBS", "DCLoss", "patch", "use_backend", "explain", "graphed"):
         assert name in efpn_kernels.__all__
     assert set(efpn_kernels.functional.__all__) == {"cem", "fbsm", "efpn_bs", "dc_loss"}
 
