@@ -57,6 +57,7 @@ def measure(
     direction: str = FORWARD,
     variants: tuple[str, ...] = (EAGER,),
     backends: tuple[str, ...] = ("reference",),
+    **changes: object,
 ) -> tuple[dict[str, Row], dict[str, Omission]]:
     """Rows and omissions by variant, with some variants' modules replaced."""
 
@@ -72,7 +73,7 @@ def measure(
 
     monkeypatch.setattr(harness_module, "build", planted)
     harness = Harness("cpu", backends, lambda text: None)
-    rows, omissions = harness.measure(group(direction, variants))
+    rows, omissions = harness.measure(group(direction, variants, **changes))
     found = {row.variant: row for row in rows if row.direction == direction}
     return found, {one.variant: one for one in omissions}
 
@@ -118,6 +119,19 @@ def test_who_is_wrong_is_not_timed(
     assert variant not in rows
     assert "exceeds" in omissions[variant].reason
     assert rows.keys() == {EAGER, OURS, COMPILE} - {variant}
+
+
+def test_ours_is_held_closer_than_a_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two percent in bfloat16 are five times eager's error: too much for ours, not for a compiler."""
+    scaled = changed(lambda x: x * 1.02)
+    rows, omissions = measure(
+        monkeypatch,
+        {OURS: scaled, COMPILE: scaled},
+        variants=(EAGER, COMPILE),
+        dtype=torch.bfloat16,
+    )
+    assert rows.keys() == {EAGER, COMPILE}
+    assert "exceeds" in omissions[OURS].reason
 
 
 def test_who_is_wrong_in_a_gradient_is_not_timed_in_training(
