@@ -13,6 +13,7 @@ where that, and not the kernel, is the limit.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import time
@@ -31,6 +32,8 @@ from checking.comparison import check_results, run_kernel
 from checking.real_shapes import FORMATS, real_cases
 
 from ..environment import describe
+from ..report import duration
+from ..report import table as markdown_table
 from .table import Table
 
 CACHES = 4
@@ -203,6 +206,24 @@ def report_lines(row: dict, copy_bytes: float) -> str:
     )
 
 
+def markdown(data: dict) -> str:
+    """A Markdown section with the kernels' times and bandwidths, from what was written to JSON."""
+    copy = data["copy_bytes_per_s"]
+    names = ("kernel", "case", "format", "namespace", "time", "GB/s", "of copy", "call", "result")
+    cells = []
+    for row in data["rows"]:
+        cell = [row["kernel"], row["case"], row["format"], row["namespace"], "", "", "", "", "ok"]
+        if "error" in row:
+            cell[-1] = " ".join(row["error"].split())[:160].replace("|", "/")
+        else:
+            rate = row["bytes"] / row["us"] * 1e6
+            cell[4:7] = duration(row["us"] / 1e6), f"{rate / 1e9:.0f}", f"{rate / copy:.0%}"
+            cell[7] = duration(row["host_us"] / 1e6) if "host_us" in row else ""
+        cells.append(cell)
+    note = f"Copy bandwidth in the same run: {copy / 1e9:.0f} GB/s. Cold tensors, graph replay.\n"
+    return f"## Single kernels\n\n{note}\n{markdown_table(names, cells)}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--namespaces", default="efpn,efpn_triton")
@@ -210,8 +231,14 @@ def main() -> None:
     parser.add_argument("--kernels", default="", help="only these, separated by commas")
     parser.add_argument("--check-batches", default="1,2", help="batch sizes that are checked")
     parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--markdown", type=Path, help="write the table of --json and measure nothing"
+    )
     parser.add_argument("--continue", dest="continues", action="store_true", help="keep its rows")
     options = parser.parse_args()
+    if options.markdown is not None:
+        options.markdown.write_text(markdown(json.loads(options.json.read_text())))
+        return
     checked = set(map(int, options.check_batches.split(",")))
     table = Table(options.json, describe("cuda"), options.continues)
     if "copy_bytes_per_s" not in table.facts:

@@ -23,7 +23,7 @@ from typing import Any
 from .. import report
 from ..goals import goals_of
 from ..records import Omission, Row
-from . import gpu_trace, outcomes
+from . import gpu_kernels, gpu_trace, outcomes
 from .gpu_process import Outcome, Part
 
 PARTS, KERNELS, TABLES, TESTS, LOG = (
@@ -237,28 +237,10 @@ def section(name: str, table: dict[str, Any]) -> str:
     if not table.get("rows"):
         return ""
     if "copy_bytes_per_s" in table:
-        return kernels_section(table)
+        return gpu_kernels.markdown(table)
     names = list(dict.fromkeys(key for row in table["rows"] for key in row))
     cells = [[_cell(row.get(key, "")) for key in names] for row in table["rows"]]
     return f"## {name.replace('_', ' ').capitalize()}\n\n{report.table(names, cells)}"
-
-
-def kernels_section(table: dict[str, Any]) -> str:
-    """The single kernels' times and bandwidths."""
-    copy = table["copy_bytes_per_s"]
-    names = ("kernel", "case", "format", "namespace", "time", "GB/s", "of copy", "call", "result")
-    cells = []
-    for row in table["rows"]:
-        cell = [row["kernel"], row["case"], row["format"], row["namespace"], "", "", "", "", "ok"]
-        if "error" in row:
-            cell[-1] = _one_line(row["error"])
-        else:
-            rate = row["bytes"] / row["us"] * 1e6
-            cell[4:7] = report.duration(row["us"] / 1e6), f"{rate / 1e9:.0f}", f"{rate / copy:.0%}"
-            cell[7] = report.duration(row["host_us"] / 1e6) if "host_us" in row else ""
-        cells.append(cell)
-    note = f"Copy bandwidth in the same run: {copy / 1e9:.0f} GB/s. Cold tensors, graph replay.\n"
-    return f"## Single kernels\n\n{note}\n{report.table(names, cells)}"
 
 
 def _cell(value: object) -> str:
