@@ -89,6 +89,9 @@ def test_only_the_cases_asked_for_are_measured(tmp_path: Path) -> None:
     assert run(tmp_path, "", "--case", "2 048", "--case", "forward |") == 0
     found = {row.group for row in read_json(tmp_path)[1]}
     assert {(key.shape, key.direction) for key in found} == {("2 048 elements", "forward")}
+    (tmp_path / "report.json").unlink()
+    assert run(tmp_path, "", "--case", "no such case") == 0
+    assert not (tmp_path / "report.json").exists()
 
 
 def test_a_device_that_answers_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
