@@ -1,8 +1,8 @@
-"""Writes the README's measured tables from the reports under ``benchmarks/results``.
+"""Writes the README's measured tables and the reports' texts from the data under ``benchmarks/results``.
 
 ``python -m benchmarks.readme_table`` replaces what stands between ``<!-- benchmarks:cpu -->`` and
-``<!-- /benchmarks:cpu -->``, and the same for ``gpu``. With ``--check`` it changes nothing and fails
-if the README is not what it would write.
+``<!-- /benchmarks:cpu -->``, and the same for ``gpu``, and renews every ``report.md``. With ``--check`` it
+changes nothing and fails if one of them is not what it would write.
 
 The figures are those of the backend that ``auto`` takes; what another one of ours takes stands in a
 column of its own. A GPU has two tables: calls as a program makes them, and the kernels alone.
@@ -174,15 +174,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="readme_table", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing, fail on a difference")
     options = parser.parse_args(arguments)
-    path = ROOT / "README.md"
-    before = path.read_text()
-    after = updated(before)
-    if options.check:
-        if before != after:
-            print("README.md: the measured tables are out of date; run this without --check")
-        return int(before != after)
-    path.write_text(after)
-    return 0
+    readme = ROOT / "README.md"
+    texts = {readme: updated(readme.read_text())}
+    for path in sorted(RESULTS.glob(f"*/{report.JSON}")):
+        texts[path.with_name(report.MARKDOWN)] = report.redone(path.parent)
+    stale = [path for path, text in texts.items() if path.read_text() != text]
+    for path in stale:
+        if options.check:
+            print(f"{path.relative_to(ROOT)}: out of date; run this without --check")
+        else:
+            path.write_text(texts[path])
+    return int(options.check and bool(stale))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from .records import AUTOGRAD, COPY, FLOOR, OURS, GroupKey, Omission, Row, by_gr
 
 JSON = "report.json"
 MARKDOWN = "report.md"
+PICTURES = ("efpn_bs_time.png", "speedup.png", "dc_loss.png", "memory.png")
 SCHEMA = 1
 # A number with its unit: right-aligned in tables.
 NUMERIC = re.compile(r"[≤≥]? ?[\d.e+-]+ ?(x|%|s|ms|us|MiB)?")
@@ -77,6 +78,12 @@ def write_report(folder: Path, appendix: str = "") -> None:
     else:
         pictures = draw(folder, environment, rows)
     (folder / MARKDOWN).write_text(markdown(environment, rows, omissions, pictures) + appendix)
+
+
+def redone(folder: Path) -> str:
+    """The Markdown that the folder's JSON gives today, with the pictures that are there."""
+    pictures = [name for name in PICTURES if (folder / name).exists()]
+    return markdown(*read_json(folder), pictures)
 
 
 def markdown(

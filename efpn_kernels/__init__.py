@@ -13,6 +13,7 @@ __all__ = [
     "current_backend",
     "explain",
     "functional",
+    "graphed",
     "patch",
     "reference",
     "use_backend",
@@ -21,6 +22,7 @@ __all__ = [
 if find_spec("torch") is not None:
     from . import functional, reference
     from .backends import current_backend, explain, use_backend
+    from .graphed import graphed
     from .modules import CEM, EFPNBS, FBSM, DCLoss, patch
 else:  # `efpn --help` and `efpn doctor` still have something to say
 

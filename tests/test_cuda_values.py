@@ -124,8 +124,9 @@ def test_clusters(
     """What runs where clusters exist, in one launch; a GPU that runs older PTX takes the other way."""
     maker = Maker(dtype, channels_last, "cpu")
     args = case.build(maker)
-    for code in ((90, 90), (90, 80)):
-        with emulation.code(*code):
+    # Both GPUs in turn: what is known of one must not be taken for the other.
+    for device, code in ((1, (90, 90)), (2, (90, 80)), (1, (90, 90))):
+        with emulation.device(device, *code):
             results = run_kernel(emulation.kernel(case.kernel), args)
             assert not emulation.problem()
             with emulation.counting() as launches:
@@ -134,6 +135,17 @@ def test_clusters(
         clusters = [launch for launch in launches if "cluster" in launch["kernel"]]
         pools = case.kernel == "pooled_context" and args[0].shape[0] > 0
         assert len(clusters) == (pools and code == (90, 90))
+
+
+def test_the_gpu_is_asked_once_for_its_clusters(emulation: Emulation) -> None:
+    args = next(pooled_cases()).build(Maker(torch.float32, False, "cpu"))
+    asked = []
+    for device in (5, 6, 5, 6, 70, 70):  # 70: more GPUs than answers are kept for
+        before = emulation.questions()
+        with emulation.device(device, 90, 90):
+            run_kernel(emulation.kernel("pooled_context"), args)
+        asked.append(emulation.questions() - before)
+    assert asked == [1, 1, 0, 0, 1, 1]
 
 
 def shifted(x: Tensor) -> Tensor:

@@ -31,11 +31,12 @@ ALLOWED: dict[str, set[str]] = {
     "checks": {"reference"},
     "functional": {"backends", "checks", "ops", "reference"},
     "plain": set(),
+    "graphed": {"backends"},
     "modules": {"backends", "checks", "functional", "plain", "reference"},
     "doctor": {"_libraries", "backends", "version"},
     "cli": {"doctor", "version"},
     "__main__": {"cli"},
-    "__init__": {"backends", "functional", "modules", "reference", "version"},
+    "__init__": {"backends", "functional", "graphed", "modules", "reference", "version"},
 }
 FOREIGN = {
     "reference": {"torch"},
@@ -159,7 +160,7 @@ assert type(block).__module__.startswith("efpn_kernels.reference")
 def test_public_names() -> None:
     for name in efpn_kernels.__all__:
         assert hasattr(efpn_kernels, name), name
-    for name in ("CEM", "FBSM", "EFPNBS", "DCLoss", "patch", "use_backend", "explain"):
+    for name in ("CEM", "FBSM", "EFPNBS", "DCLoss", "patch", "use_backend", "explain", "graphed"):
         assert name in efpn_kernels.__all__
     assert set(efpn_kernels.functional.__all__) == {"cem", "fbsm", "efpn_bs", "dc_loss"}
 

@@ -9,7 +9,6 @@ is compared with float64 first; times are as in ``gpu_kernels``. What ``auto`` r
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,8 @@ from checking.real_shapes import LOW
 from efpn_kernels.triton import conv as triton_conv
 
 from ..environment import describe
+from . import cudnn_fused
+from .cudnn_fused import FusedConvolution
 from .gpu_kernels import (
     DeviceMaker,
     clone_arguments,
@@ -30,6 +31,7 @@ from .gpu_kernels import (
     rotations,
     tensor_bytes,
 )
+from .table import Table
 
 C = 256
 
@@ -112,6 +114,7 @@ def groups() -> dict[str, dict[str, Callable[..., Tensor]]]:
         "relu": {
             "eager": relu_eager,
             "cudnn fused": relu_cudnn,
+            **({"cudnn frontend": FusedConvolution()} if cudnn_fused.available() else {}),
             **{f"cudnn + {n}": relu_pass(n) for n in spaces},
             "triton": relu_triton,
         },
@@ -138,35 +141,56 @@ def oracle(group: str, args: list[Tensor]) -> Tensor:
     return out if group == "conv" else out.relu()
 
 
+def keeps_nan(candidate: Callable[..., Tensor], args: list[Tensor]) -> bool:
+    """Whether one NaN in ``x`` reaches the results that its convolution reaches."""
+    x, weight, *rest = args
+    x = x.clone()
+    x[0, 3, 4, 5] = torch.nan
+    return bool(candidate(x, weight, *rest)[0, ..., 3:6, 4:7].isnan().all())
+
+
+def measure(
+    candidate: Callable[..., Tensor], args: list[Tensor], expected: Tensor | None
+) -> dict[str, float | bool]:
+    """The largest error where the oracle is at hand, and the time."""
+    row: dict[str, float | bool] = {}
+    if expected is not None:
+        first = candidate(*args)
+        row["max_error"] = (first.double() - expected).abs().max().item()
+        row["repeatable"] = torch.equal(first, candidate(*args))
+        row["keeps_nan"] = keeps_nan(candidate, args)
+        del first
+    copies = [clone_arguments(args) for _ in range(rotations(2 * tensor_bytes(args)))]
+    row["us"] = graph_microseconds([partial(candidate, *c) for c in copies])
+    return row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--batches", default="1,2,8")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--continue", dest="continues", action="store_true", help="keep its rows")
     options = parser.parse_args()
     torch.backends.cudnn.benchmark = True
-    report = {**describe("cuda"), "rows": []}
+    table = Table(options.json, describe("cuda"), options.continues)
     for N in map(int, options.batches.split(",")):
         args = arguments(N)
         flops = 2 * 9 * C * C * N * LOW[0] * LOW[1]
-        copies = [clone_arguments(args) for _ in range(rotations(2 * tensor_bytes(args)))]
         for group, candidates in groups().items():
             expected = oracle(group, args) if N == 1 else None
             for name, candidate in candidates.items():
-                row = {"group": group, "candidate": name, "N": N}
-                try:
-                    if expected is not None:
-                        row["max_error"] = (candidate(*args).double() - expected).abs().max().item()
-                    row["us"] = graph_microseconds([partial(candidate, *c) for c in copies])
-                    text = f"{row['us']:8.1f} us {flops / row['us'] / 1e6:6.0f} TFLOP/s"
-                except Exception as error:
-                    row["error"] = f"{type(error).__name__}: {error}"[:400]
+                identity = {"group": group, "candidate": name, "N": N}
+                row = table.measure(identity, partial(measure, candidate, args, expected))
+                if "error" in row:
                     text = f"FAILED {row['error'][:160]}"
-                report["rows"].append(row)
-                error = f"error {row['max_error']:.1e}" if "max_error" in row else ""
-                print(f"{group:9} N={N} {name:20} {text} {error}", flush=True)
+                else:
+                    text = f"{row['us']:8.1f} us {flops / row['us'] / 1e6:6.0f} TFLOP/s"
+                if "max_error" in row:
+                    text += f" error {row['max_error']:.1e}"
+                    text += "" if row["repeatable"] else ", BITS DIFFER from run to run"
+                    text += "" if row["keeps_nan"] else ", NaN IS LOST"
+                print(f"{group:9} N={N} {name:20} {text}", flush=True)
             del expected
-        if options.json:
-            options.json.write_text(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

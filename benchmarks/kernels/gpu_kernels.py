@@ -17,8 +17,10 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +32,9 @@ from checking.comparison import check_results, run_kernel
 from checking.real_shapes import FORMATS, real_cases
 
 from ..environment import describe
+from ..report import duration
+from ..report import table as markdown_table
+from .table import Table
 
 CACHES = 4
 REPLAYS = 7
@@ -121,30 +126,72 @@ def clone_arguments(args: list) -> list:
     return [a.clone() if isinstance(a, Tensor) else a for a in args]
 
 
-def measure(case: Case, kernel: Callable, args: list, error: str | None) -> dict:
-    """One row of the report: bytes and times, or what went wrong."""
-    row: dict = {"kernel": case.kernel, "case": case.id}
-    if error is not None:
-        return {**row, "error": error}
-    results = run_kernel(kernel, args)
-    row["bytes"] = tensor_bytes(args) + tensor_bytes(results)
-    del results
-    copies = [clone_arguments(args) for _ in range(rotations(row["bytes"]))]
-    row["us"] = graph_microseconds([lambda c=c: kernel(*c) for c in copies])
-    if row["us"] < TINY_MICROSECONDS:
-        row["host_us"] = host_microseconds(lambda: kernel(*copies[0]))
-    return row
+class Trial(NamedTuple):
+    """A kernel with its arguments, to be checked and timed."""
 
+    case: Case
+    kernel: Callable
+    args: list
+    maker: Maker
+    checked: bool
 
-def verdict(case: Case, kernel: Callable, args: list, maker: Maker) -> str | None:
-    """None if the kernel keeps its contract and its bits, else what it did."""
-    try:
-        first = run_kernel(kernel, args)
-        check_results(case.kernel, args, first, maker)
-        again = run_kernel(kernel, args)
+    def __call__(self, failed_before: str | None) -> dict:
+        """The row, unless the same kernel has failed before."""
+        if failed_before is not None:
+            return {"error": failed_before}
+        if self.checked:
+            self.check()
+        return self.measure()
+
+    def check(self) -> None:
+        """Raises unless the kernel keeps its contract and its bits."""
+        first = run_kernel(self.kernel, self.args)
+        check_results(self.case.kernel, self.args, first, self.maker)
+        again = run_kernel(self.kernel, self.args)
         torch.testing.assert_close(again, first, rtol=0, atol=0, equal_nan=True)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"[:600]
+
+    def measure(self) -> dict:
+        """Bytes and times."""
+        kernel = self.kernel
+        results = run_kernel(kernel, self.args)
+        row: dict = {"bytes": tensor_bytes(self.args) + tensor_bytes(results)}
+        del results
+        copies = [clone_arguments(self.args) for _ in range(rotations(row["bytes"]))]
+        row["us"] = graph_microseconds([partial(kernel, *c) for c in copies])
+        if row["us"] < TINY_MICROSECONDS:
+            row["host_us"] = host_microseconds(partial(kernel, *copies[0]))
+        return row
+
+
+def identities(batches: list[int], only: set[str], namespaces: list[str]) -> Iterator[tuple]:
+    """What is measured, in order: the identity of a row, its case and the format."""
+    for N in batches:
+        for dtype, channels_last in FORMATS:
+            for case in real_cases(N):
+                if only and case.kernel not in only:
+                    continue
+                for namespace in namespaces:
+                    name = str(dtype).removeprefix("torch.")
+                    identity = {
+                        "kernel": case.kernel,
+                        "case": case.id,
+                        "namespace": namespace,
+                        "N": N,
+                        "layout": "channels_last" if channels_last else "contiguous",
+                        "dtype": name,
+                        "format": f"{name[:4]} {'nhwc' if channels_last else 'nchw'}",
+                    }
+                    yield identity, case, dtype, channels_last
+
+
+def failed_before(table: Table, identity: dict) -> str | None:
+    """The error of the same kernel and variant at another batch size."""
+    for row in table.rows:
+        same = all(row[k] == identity[k] for k in ("kernel", "namespace", "dtype", "layout"))
+        if same and "error" in row and row["N"] != identity["N"]:
+            variants = (r["case"].replace(f"{r['N']}x", "", 1) for r in (row, identity))
+            if len(set(variants)) == 1:
+                return row["error"]
     return None
 
 
@@ -159,6 +206,24 @@ def report_lines(row: dict, copy_bytes: float) -> str:
     )
 
 
+def markdown(data: dict) -> str:
+    """A Markdown section with the kernels' times and bandwidths, from what was written to JSON."""
+    copy = data["copy_bytes_per_s"]
+    names = ("kernel", "case", "format", "namespace", "time", "GB/s", "of copy", "call", "result")
+    cells = []
+    for row in data["rows"]:
+        cell = [row["kernel"], row["case"], row["format"], row["namespace"], "", "", "", "", "ok"]
+        if "error" in row:
+            cell[-1] = " ".join(row["error"].split())[:160].replace("|", "/")
+        else:
+            rate = row["bytes"] / row["us"] * 1e6
+            cell[4:7] = duration(row["us"] / 1e6), f"{rate / 1e9:.0f}", f"{rate / copy:.0%}"
+            cell[7] = duration(row["host_us"] / 1e6) if "host_us" in row else ""
+        cells.append(cell)
+    note = f"Copy bandwidth in the same run: {copy / 1e9:.0f} GB/s. Cold tensors, graph replay.\n"
+    return f"## Single kernels\n\n{note}\n{markdown_table(names, cells)}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--namespaces", default="efpn,efpn_triton")
@@ -166,45 +231,38 @@ def main() -> None:
     parser.add_argument("--kernels", default="", help="only these, separated by commas")
     parser.add_argument("--check-batches", default="1,2", help="batch sizes that are checked")
     parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--markdown", type=Path, help="write the table of --json and measure nothing"
+    )
+    parser.add_argument("--continue", dest="continues", action="store_true", help="keep its rows")
     options = parser.parse_args()
-    only = set(filter(None, options.kernels.split(",")))
+    if options.markdown is not None:
+        options.markdown.write_text(markdown(json.loads(options.json.read_text())))
+        return
     checked = set(map(int, options.check_batches.split(",")))
-    copy_bytes = copy_bandwidth()
-    report = {**describe("cuda"), "copy_bytes_per_s": copy_bytes, "rows": []}
-    print(f"{report['device']}: copy {copy_bytes / 1e9:.0f} GB/s", flush=True)
-    failed: dict[tuple, str] = {}
-    for N in map(int, options.batches.split(",")):
-        for dtype, channels_last in FORMATS:
-            for case in real_cases(N):
-                if only and case.kernel not in only:
-                    continue
-                maker = DeviceMaker(dtype, channels_last, "cuda")
-                args = case.build(maker)
-                for namespace in options.namespaces.split(","):
-                    kernel = kernel_of(namespace, case.kernel)
-                    if kernel is None:
-                        continue
-                    key = (namespace, dtype, case.kernel, case.id.replace(f"{N}x", "", 1))
-                    if N in checked:
-                        error = verdict(case, kernel, args, maker)
-                        if error:
-                            failed[key] = error
-                    try:
-                        row = measure(case, kernel, args, failed.get(key))
-                    except Exception as error:
-                        failed[key] = f"{type(error).__name__}: {error}"[:600]
-                        row = measure(case, kernel, args, failed[key])
-                    layout = "channels_last" if channels_last else "contiguous"
-                    row |= {"namespace": namespace, "N": N, "layout": layout}
-                    row["dtype"] = str(dtype).removeprefix("torch.")
-                    row["format"] = f"{row['dtype'][:4]} {'nhwc' if channels_last else 'nchw'}"
-                    report["rows"].append(row)
-                    print(report_lines(row, copy_bytes), flush=True)
-                del args
-                torch.cuda.empty_cache()
-                if options.json:
-                    options.json.write_text(json.dumps(report, indent=1))
-    sys.exit(1 if failed else 0)
+    table = Table(options.json, describe("cuda"), options.continues)
+    if "copy_bytes_per_s" not in table.facts:
+        table.facts["copy_bytes_per_s"] = copy_bandwidth()
+    copy_bytes = table.facts["copy_bytes_per_s"]
+    print(f"{torch.cuda.get_device_name()}: copy {copy_bytes / 1e9:.0f} GB/s", flush=True)
+    batches = [int(N) for N in options.batches.split(",")]
+    only = set(filter(None, options.kernels.split(",")))
+    made: tuple = ()
+    args: list = []
+    for identity, case, *form in identities(batches, only, options.namespaces.split(",")):
+        kernel = kernel_of(identity["namespace"], case.kernel)
+        if kernel is None or table.find(identity):
+            continue
+        maker = DeviceMaker(*form, "cuda")
+        if made != (case, *form):  # the same arguments for all namespaces
+            args = []
+            torch.cuda.empty_cache()
+            args, made = case.build(maker), (case, *form)
+
+        one = Trial(case, kernel, args, maker, identity["N"] in checked)
+        row = table.measure(identity, partial(one, failed_before(table, identity)))
+        print(report_lines(row, copy_bytes), flush=True)
+    sys.exit(any("error" in row for row in table.rows))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from benchmarks.baselines import Entrant, build, convolution_floor
-from benchmarks.harness import Check, Harness
+from benchmarks.contestant import Check
+from benchmarks.harness import Harness
 from benchmarks.records import COPY, EAGER, FLOOR, FORWARD, OURS, TRAINING
 from benchmarks.step import Step
 from benchmarks.tests.capture import Capture, stub

@@ -74,6 +74,16 @@ def test_memory_that_changes_hands_is_counted_for_its_owner() -> None:
     assert out.requires_grad
 
 
+def test_what_is_freed_before_the_end_counts_for_the_peak() -> None:
+    x = torch.randn(2**18)
+
+    def forward() -> tuple[Tensor, ...]:
+        large = torch.cat([x, x, x])
+        return (large[:1].clone(),)
+
+    assert 3 * 2**20 <= measure_memory(forward, None, (x,), ()).peak < 3 * 2**20 + 2**16
+
+
 @pytest.mark.parametrize("maps", [1, 3])
 def test_the_peak_of_a_step_counts_what_is_alive_at_once(maps: int) -> None:
     """``maps`` copies of 1 MiB at once; each is larger than whatever else the step allocates."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ def test_autograd_alone_is_measured_beside_a_small_loss(smoke: Path) -> None:
 
 @pytest.mark.parametrize("size", ["smoke", "quick", "full"])
 def test_only_a_full_run_replaces_committed_results(size: str) -> None:
-    import benchmarks.conftest as session
+    from benchmarks import session
     from benchmarks.plan import Options
 
     options = Options(size, "cpu", ("auto",), (), ("contiguous",), "none")
@@ -78,10 +79,56 @@ def test_autograd_alone_hands_out_a_gradient_for_each_leaf() -> None:
     assert [g.shape for g in gradients] == [(5,), (), ()]
 
 
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*/report.json"))
+
+
 def test_the_readme_has_the_measured_tables() -> None:
     from benchmarks import readme_table
 
     assert readme_table.main(["--check"]) == 0
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
+def test_a_committed_report_is_what_its_data_say(path: Path) -> None:
+    from benchmarks.report import redone
+
+    assert path.with_name("report.md").read_text() == redone(path.parent)
+
+
+def test_a_figure_that_was_changed_by_hand_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    from benchmarks import readme_table
+
+    readme = tmp_path / "README.md"
+    shutil.copy(ROOT / "README.md", readme)
+    shutil.copytree(ROOT / "benchmarks" / "results", tmp_path / "benchmarks" / "results")
+    monkeypatch.setattr(readme_table, "ROOT", tmp_path)
+    monkeypatch.setattr(readme_table, "RESULTS", tmp_path / "benchmarks" / "results")
+    for path in (
+        readme,
+        tmp_path / "benchmarks" / "results" / RESULTS[0].parent.name / "report.md",
+    ):
+        text = path.read_text()
+        start = text.find("<!-- benchmarks:cpu -->") + 1
+        figure = re.compile(r"\d\.\d\dx").search(text, start)
+        path.write_text(text[: figure.start()] + "9.99x" + text[figure.end() :])
+        assert readme_table.main(["--check"]) == 1
+        assert readme_table.main([]) == 0
+        assert path.read_text() == text
+        assert readme_table.main(["--check"]) == 0
+
+
+def test_the_kernels_table_is_what_its_data_say() -> None:
+    import json
+
+    from benchmarks.kernels import gpu_kernels
+
+    for path in (ROOT / "benchmarks" / "results").glob("*/kernels.json"):
+        expected = gpu_kernels.markdown(json.loads(path.read_text()))
+        assert path.with_suffix(".md").read_text() == expected
 
 
 def test_the_readme_shows_what_auto_takes_and_losses_too() -> None:

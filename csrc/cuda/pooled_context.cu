@@ -7,6 +7,8 @@
 // pooled_context_backward  bytes: the projection read, its gradient written: 0.4 MB. One launch.
 #include <cooperative_groups.h>
 
+#include <atomic>
+
 #include "tensor.cuh"
 
 namespace efpn {
@@ -151,12 +153,22 @@ __global__ void __launch_bounds__(kPoolThreads) project_kernel(const PooledConte
           int64_t(gridDim.x) * kPoolWarps);
 }
 
-// Whether the code that runs of this kernel has clusters. A GPU that has them may run an older one's PTX.
-template <class Kernel>
-bool has_clusters(Kernel* kernel) {
-  cudaFuncAttributes code;
-  STD_CUDA_CHECK(cudaFuncGetAttributes(&code, kernel));
-  return code.binaryVersion >= 90 && code.ptxVersion >= 90;
+// Whether the code that runs of the cluster kernel on a device has clusters. A GPU that has them may run an
+// older one's PTX. Asked once for a device: the question costs the host as much as a launch.
+template <class T>
+bool has_clusters(int32_t device) {
+  enum : int8_t { kUnknown, kNo, kYes };
+  constexpr int32_t kDevices = 64;
+  static std::atomic<int8_t> known[kDevices];  // static: all kUnknown
+  const bool kept = device >= 0 && device < kDevices;
+  int8_t answer = kept ? known[device].load(std::memory_order_relaxed) : kUnknown;
+  if (answer == kUnknown) {
+    cudaFuncAttributes code;
+    STD_CUDA_CHECK(cudaFuncGetAttributes(&code, pooled_context_cluster_kernel<T>));
+    answer = code.binaryVersion >= 90 && code.ptxVersion >= 90 ? kYes : kNo;
+    if (kept) known[device].store(answer, std::memory_order_relaxed);
+  }
+  return answer == kYes;
 }
 
 }  // namespace
@@ -179,7 +191,7 @@ std::tuple<Tensor, Tensor, Tensor> pooled_context(const Tensor& p_high, const Te
                              m.channels_last};
     const unsigned N = unsigned(m.N);
     const int64_t bytes = m.C * m.pixels() * int64_t(sizeof(T));
-    if (bytes <= kClusterBytes && has_clusters(pooled_context_cluster_kernel<T>)) {
+    if (bytes <= kClusterBytes && has_clusters<T>(stream.device())) {
       stream.launch_clusters(pooled_context_cluster_kernel<T>, kCluster, dim3(kCluster, N),
                              dim3(kPoolThreads), a);
     } else {

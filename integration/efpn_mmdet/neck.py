@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from efpn_kernels import EFPNBS, use_backend
+from efpn_kernels import EFPNBS, graphed, use_backend
 
 
 @MODELS.register_module()
@@ -28,6 +30,8 @@ class EFPNBSNeck(BaseModule):
         use_fbsm: ``False`` leaves the foreground-background separation out (Table 5).
         backend: "reference", "cpu", "cuda" or "triton" for this neck alone; "auto" leaves the choice
             to :func:`efpn_kernels.use_backend`.
+        graphed: on a GPU, replay the block from CUDA graphs for the first shape that comes
+            (:func:`efpn_kernels.graphed`): for images of one size.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class EFPNBSNeck(BaseModule):
         use_cem: bool = True,
         use_fbsm: bool = True,
         backend: str = "auto",
+        graphed: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -47,6 +52,8 @@ class EFPNBSNeck(BaseModule):
         self.low_level = low_level
         self.high_level = high_level
         self.backend = backend
+        self.graphed = graphed
+        self._replayed: Callable[[Tensor, Tensor], Tensor] | None = None
         self.base = MODELS.build(base)
         channels = _channels(self.base, base)
         self.block = EFPNBS(channels, channels, hidden_channels, gate_channels, use_cem, use_fbsm)
@@ -55,8 +62,19 @@ class EFPNBSNeck(BaseModule):
         """The base's levels, ``low_level`` replaced; ``inputs`` are whatever the base takes."""
         levels = list(self.base(inputs))
         with self._backend():
-            levels[self.low_level] = self.block(levels[self.low_level], levels[self.high_level])
+            levels[self.low_level] = self._run(levels[self.low_level], levels[self.high_level])
         return tuple(levels)
+
+    def _run(self, p_low: Tensor, p_high: Tensor) -> Tensor:
+        if not (self.graphed and p_low.is_cuda):
+            return self.block(p_low, p_high)
+        if self._replayed is None:
+            self._replayed = graphed(self.block, p_low, p_high)
+        return self._replayed(p_low, p_high)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, which capture for themselves."""
+        return self.__dict__ | {"_replayed": None}
 
     def _backend(self) -> AbstractContextManager:
         return nullcontext() if self.backend == "auto" else use_backend(self.backend)

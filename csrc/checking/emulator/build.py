@@ -28,6 +28,9 @@ REPLACED = {
         ),
         "return Tensor(handle);": "return emulate::poisoned(Tensor(handle));",
         "TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));": "",
+        "int32_t device() const { return device_; }": (
+            "int32_t device() const { return emulate::device(); }"
+        ),
         "device_(x.get_device_index()), guard_(device_)": "device_(0)",
         "torch::stable::accelerator::DeviceGuard guard_;": "",
         "aoti_torch_device_type_cuda()": "aoti_torch_device_type_cpu()",

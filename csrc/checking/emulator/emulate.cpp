@@ -248,14 +248,27 @@ uint64_t exchange(uint64_t value, int offset) {
 }  // namespace emulate
 
 namespace {
-int binary_version = 80, ptx_version = 80;
+int binary_version = 80, ptx_version = 80, device_index = 0, questions = 0;
 }
-extern "C" __attribute__((visibility("default"))) void efpn_emulate_code(int binary, int ptx) {
+namespace emulate {
+int device() { return device_index; }
+}  // namespace emulate
+
+// From now on kernels run on a device for which they were compiled like this.
+extern "C" __attribute__((visibility("default"))) void efpn_emulate_device(int index, int binary,
+                                                                           int ptx) {
+  device_index = index;
   binary_version = binary;
   ptx_version = ptx;
 }
 
+// How often the attributes of a kernel have been asked for.
+extern "C" __attribute__((visibility("default"))) int efpn_emulate_questions() {
+  return questions;
+}
+
 extern "C" cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* code, const void*) {
+  ++questions;
   *code = {};
   code->binaryVersion = binary_version;
   code->ptxVersion = ptx_version;

@@ -37,6 +37,8 @@ void block_barrier();
 void cluster_barrier();
 // The value that lane `lane ^ offset` of the warp gives to the same call.
 uint64_t exchange(uint64_t value, int offset);
+// The number of the GPU that the kernels are told to run on.
+int device();
 
 template <class... Parameters, class... Arguments>
 void launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, unsigned cluster,

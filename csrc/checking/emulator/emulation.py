@@ -42,13 +42,17 @@ class Emulation:
         return getattr(getattr(torch.ops, build.NAMESPACE), name).default
 
     @contextmanager
-    def code(self, binary: int, ptx: int) -> Iterator[None]:
-        """Kernels are told that they run for ``binary`` (80: compute capability 8.0), made from ``ptx``."""
-        self.library.efpn_emulate_code(binary, ptx)
+    def device(self, index: int, binary: int, ptx: int) -> Iterator[None]:
+        """Kernels run on GPU ``index``; their code is for ``binary`` (80: capability 8.0), from ``ptx``."""
+        self.library.efpn_emulate_device(index, binary, ptx)
         try:
             yield
         finally:
-            self.library.efpn_emulate_code(80, 80)
+            self.library.efpn_emulate_device(0, 80, 80)
+
+    def questions(self) -> int:
+        """How often the attributes of a kernel have been asked for so far."""
+        return self.library.efpn_emulate_questions()
 
     def problem(self) -> str:
         """The first race, wrong access or overflow since the last call, or nothing."""

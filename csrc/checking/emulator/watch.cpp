@@ -250,7 +250,13 @@ EFPN_EXPORT void __tsan_write_range(const void* p, size_t size) {
 EFPN_EXPORT void __tsan_init() {}
 EFPN_EXPORT void __tsan_vptr_update(void*, void*) {}
 EFPN_EXPORT void __tsan_vptr_read(void*) {}
-// Reference counts of the host side.
+// Reference counts of the host side, and what it remembers of a device.
+EFPN_EXPORT char __tsan_atomic8_load(const volatile char* p, int) {
+  return __atomic_load_n(p, __ATOMIC_SEQ_CST);
+}
+EFPN_EXPORT void __tsan_atomic8_store(volatile char* p, char value, int) {
+  __atomic_store_n(p, value, __ATOMIC_SEQ_CST);
+}
 EFPN_EXPORT int __tsan_atomic32_fetch_add(volatile int* p, int value, int order) {
   return __atomic_fetch_add(p, value, __ATOMIC_SEQ_CST);
 }
