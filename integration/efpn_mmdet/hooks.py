@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 from mmdet.registry import HOOKS
+from mmengine import hooks as mmengine_hooks
 from mmengine.dataset import worker_init_fn
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
@@ -26,6 +27,29 @@ def _bare_model(runner: Runner) -> nn.Module:
 
 def _dc_losses(model: nn.Module) -> dict[str, DCLoss]:
     return {name: one for name, one in model.named_modules() if isinstance(one, DCLoss)}
+
+
+# Names of AITODMetric, where mmengine knows only "mAP" and its like.
+_LARGER_IS_BETTER = ["/AP", "_AP", "/AR"]
+_SMALLER_IS_BETTER = ["oLRP"]
+
+
+@HOOKS.register_module()
+class CheckpointHook(mmengine_hooks.CheckpointHook):
+    """mmengine's, with the direction of AITODMetric's values known to ``save_best``."""
+
+    _default_greater_keys = mmengine_hooks.CheckpointHook._default_greater_keys + _LARGER_IS_BETTER
+    _default_less_keys = mmengine_hooks.CheckpointHook._default_less_keys + _SMALLER_IS_BETTER
+
+
+@HOOKS.register_module()
+class EarlyStoppingHook(mmengine_hooks.EarlyStoppingHook):
+    """mmengine's, with the direction of AITODMetric's values known to ``monitor``."""
+
+    _default_greater_keys = (
+        mmengine_hooks.EarlyStoppingHook._default_greater_keys + _LARGER_IS_BETTER
+    )
+    _default_less_keys = mmengine_hooks.EarlyStoppingHook._default_less_keys + _SMALLER_IS_BETTER
 
 
 @HOOKS.register_module()

@@ -26,6 +26,7 @@ model = dict(
     ),
     test_cfg=dict(rpn=dict(nms_pre=1000, max_per_img=500), rcnn=dict(max_per_img=500)),
 )
+tta_model = dict(tta_cfg=dict(max_per_img=500))
 
 data_root = "demo/data/"
 train_dataloader = dict(
@@ -93,6 +94,8 @@ default_hooks = dict(
     logger=dict(interval=10), checkpoint=dict(interval=max_epochs, max_keep_ckpts=1)
 )
 custom_hooks = [
+    dict(type="NumClassCheckHook"),
+    dict(type="MatchCheckpointHook"),
     dict(type="ReproducibleEpochsHook"),
     dict(type="UseDCLossHook"),
     dict(type="LogEFPNHook", interval=10),
