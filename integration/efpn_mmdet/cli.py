@@ -26,10 +26,9 @@ from .pretrained import MatchCheckpointHook
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; ``argv`` is everything after ``efpn``."""
+    """Run one command and return its exit status; ``argv`` is everything after ``efpn``."""
     args = _parser().parse_args(argv)
-    args.run(args)
-    return 0
+    return args.run(args) or 0
 
 
 def train(args: argparse.Namespace) -> None:

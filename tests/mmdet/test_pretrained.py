@@ -78,7 +78,7 @@ def test_how_many_tensors_fit_is_counted(states: dict[str, Path], log: list[str]
     state.pop("neck.lateral_convs.1.conv.weight")
     neck = build(small_config(FULL).model).neck
     neck_state = {key.removeprefix("neck."): value for key, value in state.items()}
-    with pytest.raises(RuntimeError, match="size mismatch for base.lateral_convs.0.conv.weight"):
+    with pytest.raises(RuntimeError, match=r"size mismatch for base\.lateral_convs\.0"):
         neck.load_state_dict(neck_state, strict=False)
     assert "EFPNBSNeck.base: takes 14 of its 16 tensors from a plain neck's checkpoint" in log
 
