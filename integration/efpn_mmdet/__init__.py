@@ -16,6 +16,7 @@ from .hooks import (
 from .loss import DCLoss
 from .metric import AITODMetric
 from .neck import EFPNBSNeck
+from .optimizer import DCLossOptimWrapperConstructor
 from .pretrained import MatchCheckpointHook
 from .rfla import HierarchicalAssigner, ReceptiveFieldDistance, RFAnchorGenerator
 
@@ -25,6 +26,7 @@ __all__ = [
     "CheckScheduleHook",
     "CheckpointHook",
     "DCLoss",
+    "DCLossOptimWrapperConstructor",
     "DOTA2HBBDataset",
     "EFPNBSNeck",
     "EarlyStoppingHook",

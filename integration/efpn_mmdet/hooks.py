@@ -17,16 +17,12 @@ from mmengine.runner import Runner, set_random_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .loss import DCLoss
+from .loss import dc_losses
 from .neck import GateProbe, gated_necks
 
 
 def _bare_model(runner: Runner) -> nn.Module:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
-
-
-def _dc_losses(model: nn.Module) -> dict[str, DCLoss]:
-    return {name: one for name, one in model.named_modules() if isinstance(one, DCLoss)}
 
 
 # Names of AITODMetric, where mmengine knows only "mAP" and its like.
@@ -90,7 +86,7 @@ class LogEFPNHook(Hook):
             return
         self._attached.close()
         # mmengine averages keys that contain "loss" over a window; these are states, not losses.
-        for name, loss in _dc_losses(_bare_model(runner)).items():
+        for name, loss in dc_losses(_bare_model(runner)).items():
             head = name.rpartition(".loss")[0] or name
             runner.message_hub.update_scalar(f"train/{head}.k", loss.k.item())
             runner.message_hub.update_scalar(f"train/{head}.delta", loss.delta.item())
@@ -117,7 +113,7 @@ class UseDCLossHook(Hook):
         model = _bare_model(runner)
         parameters = [
             parameter
-            for loss in _dc_losses(model).values()
+            for loss in dc_losses(model).values()
             for parameter in loss.parameters()
             if parameter.requires_grad
         ]
