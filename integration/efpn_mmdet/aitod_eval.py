@@ -1,4 +1,4 @@
-"""Average precision, recall and oLRP with AI-TOD's parameters, from COCO annotations and detections."""
+"""Average precision and recall with AI-TOD's parameters, from COCO annotations and detections."""
 
 from __future__ import annotations
 

@@ -16,25 +16,27 @@ from mmengine.fileio import get_local_path
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
-from .aitod_eval import SETTINGS, evaluate, summarise
+from .aitod_eval import MAX_DETECTIONS, SETTINGS, evaluate, summarise
 from .classes import category_ids
+from .olrp import mean_lrp, optimal_lrp
 
 Results = list[tuple[Hashable, np.ndarray]]
 
 
 @METRICS.register_module()
 class AITODMetric(BaseMetric):
-    """AP, AP_0.25, AP_0.5, AP_0.75, AP_vt, AP_t, AP_s, AP_m and recalls AR_100 to AR_m.
+    """AP, AP_0.25, AP_0.5, AP_0.75, AP_vt, AP_t, AP_s, AP_m, recalls AR_100 to AR_m, and oLRP.
 
     AP is the mean over IoU 0.50:0.05:0.95 and the classes at 1500 detections; AP_vt to AP_m are the
     same for boxes of that area (of the annotation's ``area`` field). A value without any ground
-    truth is -1, as in COCO. The values are fractions, not percent. Every AP is there as mAP too, the
+    truth is -1, as in COCO. oLRP and its parts oLRP_Loc, oLRP_FP and oLRP_FN are errors, see
+    :mod:`efpn_mmdet.olrp`. The values are fractions, not percent. Every AP is there as mAP too, the
     name that mmengine's and mmdet's tools look for.
 
     Args:
         ann_file: COCO json; all of its images count, whether they were visited or not. Ids may be numbers
             or strings, from 0 or from 1.
-        classwise: also log a table with each class, and return ``<class>_AP``.
+        classwise: also log a table with each class, and return ``<class>_AP`` and ``<class>_oLRP``.
         outfile_prefix: also write the detections to ``<outfile_prefix>.bbox.json``, with the ids of
             ``ann_file``.
         format_only: write them and evaluate nothing, for images without annotations.
@@ -113,13 +115,18 @@ class AITODMetric(BaseMetric):
         )
         self._log_settings(logger, results, len(detections))
         evaluation = evaluate(self._truth(ids), detections, range(1, len(classes) + 1))
-        values = summarise(evaluation)
+        lrp = optimal_lrp(evaluation, MAX_DETECTIONS[-1])
+        values = summarise(evaluation) | mean_lrp(lrp)
         logger.info("AI-TOD metric: %s", _row(values))
         values = {f"m{name}": value for name, value in values.items() if name[:2] == "AP"} | values
         if self.classwise:
-            per_class = {name: summarise(evaluation, i) for i, name in enumerate(classes)}
+            per_class = {
+                name: summarise(evaluation, i) | mean_lrp(lrp[i : i + 1])
+                for i, name in enumerate(classes)
+            }
             logger.info("\n%s", _class_table(per_class))
-            values |= {f"{name}_AP": value["AP"] for name, value in per_class.items()}
+            for name, value in per_class.items():
+                values |= {f"{name}_AP": value["AP"], f"{name}_oLRP": value["oLRP"]}
         return values
 
     def _truth(self, ids: Sequence[Hashable]) -> COCO:
@@ -192,7 +199,7 @@ def _row(values: dict[str, float]) -> str:
 
 
 def _class_table(per_class: dict[str, dict[str, float]]) -> str:
-    names = [name for name in next(iter(per_class.values())) if name.startswith("AP")]
+    names = [name for name in next(iter(per_class.values())) if name.startswith(("AP", "oLRP"))]
     rows = [
         [label, *(f"{values[name]:.3f}" for name in names)] for label, values in per_class.items()
     ]

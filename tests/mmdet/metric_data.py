@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +84,10 @@ def crowd_of_boxes(seed: int) -> tuple[dict[int, list[tuple[str, Box]]], list[di
         images[image + 1] = boxes
         samples.append(prediction(image + 1, rows))
     return images, samples
+
+
+def change(truth: Path, edit: Callable[[dict], None]) -> Path:
+    document = json.loads(truth.read_text())
+    edit(document)
+    truth.write_text(json.dumps(document))
+    return truth

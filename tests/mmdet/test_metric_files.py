@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("mmdet.registry")
 
-from metric_data import crowd_of_boxes, prediction, run_metric, write_truth
+from metric_data import change, crowd_of_boxes, prediction, run_metric, write_truth
 
 from efpn_mmdet.metric import AITODMetric
-
-
-def change(truth: Path, edit: Callable[[dict], None]) -> Path:
-    document = json.loads(truth.read_text())
-    edit(document)
-    truth.write_text(json.dumps(document))
-    return truth
 
 
 def test_ids_are_names(tmp_path: Path) -> None:
