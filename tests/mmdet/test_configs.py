@@ -116,10 +116,24 @@ def test_the_readmes_options_move_every_split(data: str) -> None:
     assert config.pretty_text.count("/moved/") == 5
 
 
-def test_dc_loss_decays_in_no_config() -> None:
+@pytest.fixture(scope="module")
+def configs() -> dict[str, Config]:
+    return {str(path): Config.fromfile(path) for path in sorted(CONFIGS.glob("[!_]*/*.py"))}
+
+
+def test_every_config_has_mmdets_checks_and_test_time_augmentation(
+    configs: dict[str, Config],
+) -> None:
+    for path, config in configs.items():
+        hooks = {one.type for one in config.custom_hooks}
+        assert hooks >= {"NumClassCheckHook", "MatchCheckpointHook"}, path
+        assert config.tta_model.type == "DetTTAModel", path
+        assert config.tta_model.tta_cfg.max_per_img == config.model.test_cfg.rcnn.max_per_img, path
+
+
+def test_dc_loss_decays_in_no_config(configs: dict[str, Config]) -> None:
     """Towards zero, whatever the errors are; and in a dense head delta has a range."""
-    for path in sorted(CONFIGS.glob("[!_]*/*.py")):
-        config = Config.fromfile(path)
+    for path, config in configs.items():
         assert config.optim_wrapper.constructor == "DCLossOptimWrapperConstructor", path
         loss = config.model.rpn_head.loss_bbox
         assert (

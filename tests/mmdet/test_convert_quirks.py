@@ -4,53 +4,21 @@ from __future__ import annotations
 
 import json
 import pickle
-import struct
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("mmdet.registry")
 
+from convert_both import BOTH, CAR, TILING, Convert, by_dota2, by_visdrone, prepared, refusal
 from convert_files import quad, run_cli, write_image, write_rows
-from mmcv.transforms import LoadImageFromFile
-from mmdet.datasets.transforms import LoadAnnotations  # noqa: F401  registers the loaders
-from PIL import Image
 
 from efpn_mmdet.convert import dota2, visdrone
-from efpn_mmdet.convert.coco import CocoBuilder, MalformedRow
+from efpn_mmdet.convert.coco import MalformedRow
 from efpn_mmdet.convert.dota2 import Tiling
 
-CAR = "10,20,30,40,1,4,0,0"
-TILING = Tiling(tile=64, overlap=16)
 TWIN = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X  \xb0"
-
-
-def by_visdrone(folder: Path, **settings: object) -> CocoBuilder:
-    return visdrone.convert(folder / "images", folder / "labels", folder / "out.json", **settings)
-
-
-def by_dota2(folder: Path, **settings: object) -> CocoBuilder:
-    arguments = (folder / "images", folder / "labels", folder / "out", TILING)
-    return dota2.convert(*arguments, **settings)
-
-
-BOTH = pytest.mark.parametrize(
-    ("convert", "row"),
-    [(by_visdrone, CAR), (by_dota2, quad(1, 1, 9, 9))],
-    ids=["visdrone", "dota2"],
-)
-Convert = Callable[..., CocoBuilder]
-
-
-def prepared(folder: Path, *rows: str, image: str = "one.png") -> Path:
-    """A folder with one image and its rows."""
-    write_image(folder / "images" / image, 60, 50)
-    write_rows(folder / "labels" / "one.txt", rows)
-    return folder
 
 
 # What is read
@@ -124,40 +92,6 @@ def test_dota_folders_as_they_are_distributed(tmp_path: Path) -> None:
     assert len(boxes) == 4
 
 
-def exif(path: Path, orientation: int) -> None:
-    image = Image.open(path)
-    tags = Image.Exif()
-    tags[0x0112] = orientation
-    image.save(path, exif=tags.tobytes())
-
-
-@pytest.mark.parametrize("name", ["one.jpg", "one.png"])
-@pytest.mark.parametrize("orientation", [3, 6])
-def test_images_are_turned_as_the_loader_turns_them(
-    tmp_path: Path, name: str, orientation: int
-) -> None:
-    prepared(tmp_path, "5,50,20,8,1,4,0,0", image=name)
-    path = tmp_path / "images" / name
-    exif(path, orientation)
-    loaded = LoadImageFromFile()({"img_path": str(path)})["img"]
-    (image,) = by_visdrone(tmp_path).images
-    assert (image["height"], image["width"]) == loaded.shape[:2]
-    write_rows(tmp_path / "labels" / "one.txt", [quad(5, 50, 20, 8)])
-    builder = by_dota2(tmp_path)
-    tile = cv2.imread(str(tmp_path / "out" / "images" / "one__0_0.png"))
-    assert np.array_equal(tile[: loaded.shape[0], : loaded.shape[1]], loaded)
-    assert len(builder.annotations) == (1 if orientation == 6 else 0)
-
-
-def test_tiles_keep_16_bits(tmp_path: Path) -> None:
-    prepared(tmp_path)
-    deep = np.random.default_rng(0).integers(0, 1 << 16, (50, 60, 3), dtype=np.uint16)
-    cv2.imwrite(str(tmp_path / "images" / "one.png"), deep)
-    by_dota2(tmp_path)
-    tile = cv2.imread(str(tmp_path / "out" / "images" / "one__0_0.png"), cv2.IMREAD_UNCHANGED)
-    assert tile.dtype == np.uint16 and np.array_equal(tile[:50, :60], deep)
-
-
 @pytest.mark.parametrize("tile", [128, 48])
 def test_objects_beyond_the_image_are_dropped_from_any_tile(tmp_path: Path, tile: int) -> None:
     """The image is 60 x 50; the last object has 60 % of its area on it, the one before 80 %."""
@@ -175,13 +109,6 @@ def test_objects_beyond_the_image_are_dropped_from_any_tile(tmp_path: Path, tile
 
 
 # What is refused
-
-
-def refusal(convert: Convert, folder: Path, **settings: object) -> str:
-    with pytest.raises((ValueError, OSError)) as raised:
-        convert(folder, **settings)
-    assert not (folder / "out").exists() and not (folder / "out.json").exists()
-    return str(raised.value)
 
 
 @BOTH
@@ -216,50 +143,6 @@ def test_what_is_no_finite_number_is_named(tmp_path: Path, value: str) -> None:
     assert "one.txt:2: expected numbers" in refusal(by_dota2, tmp_path)
     prepared(tmp_path, CAR, CAR.replace("20", value))
     assert "one.txt:2: expected 8 integers" in refusal(by_visdrone, tmp_path)
-
-
-def cut(path: Path, part: float) -> None:
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * part)])
-
-
-@BOTH
-@pytest.mark.parametrize("part", [0.01, 0.5, 0.99])
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_a_cut_image_is_named(
-    tmp_path: Path, convert: Convert, row: str, suffix: str, part: float
-) -> None:
-    name = f"one.{suffix}"
-    prepared(tmp_path, row, image=name)
-    cut(tmp_path / "images" / name, part)
-    assert refusal(convert, tmp_path).startswith(str(tmp_path / "images" / name))
-
-
-@pytest.mark.parametrize("suffix", ["bmp", "tif"])
-def test_a_cut_tile_source_is_named(tmp_path: Path, suffix: str) -> None:
-    prepared(tmp_path, image=f"one.{suffix}")
-    cut(tmp_path / "images" / f"one.{suffix}", 0.9)
-    assert f"one.{suffix}: cannot be read" in refusal(by_dota2, tmp_path)
-
-
-def test_a_depth_that_no_png_has_is_named(tmp_path: Path) -> None:
-    prepared(tmp_path)
-    (tmp_path / "images" / "one.png").unlink()
-    cv2.imwrite(str(tmp_path / "images" / "one.tif"), np.ones((9, 9, 3), np.float32))
-    assert "one.tif: expected 8 or 16 bits a channel, got float32" in refusal(by_dota2, tmp_path)
-
-
-@BOTH
-def test_more_pixels_than_opencv_reads_are_named(
-    tmp_path: Path, convert: Convert, row: str
-) -> None:
-    prepared(tmp_path, row)
-    header = struct.pack(">IIBBBBB", 40_000, 30_000, 8, 2, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n"
-    for chunk in (b"IHDR" + header, b"IDAT" + zlib.compress(bytes(100)), b"IEND"):
-        png += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    (tmp_path / "images" / "one.png").write_bytes(png)
-    assert "one.png: 40000 x 30000 pixels, OpenCV reads 1073741824" in refusal(convert, tmp_path)
 
 
 # Keeping going

@@ -103,7 +103,7 @@ def test_channels_that_differ_are_refused() -> None:
 
 def test_a_base_that_does_not_say_its_levels_is_checked_when_it_runs() -> None:
     neck = make_neck(MAPPER)  # three levels, of which high_level would be the fourth
-    with pytest.raises(ValueError, match="high_level: .* base's 3 levels, got 3"):
+    with pytest.raises(ValueError, match=r"high_level: .* base's 3 levels, got 3"):
         neck(features()[1:])
 
 
