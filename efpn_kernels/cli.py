@@ -18,6 +18,7 @@ USAGE = """usage: efpn COMMAND ...
   test        evaluate a checkpoint
   predict     boxes, scores and pictures for images
   convert     VisDrone and DOTA-v2 annotations to COCO json
+  configs     paths of the mmdet configs that come with the package
   demo-data   build the small tiny-object data set
   demo        data, training, evaluation and pictures in one go
 

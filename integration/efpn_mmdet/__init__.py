@@ -5,21 +5,34 @@ Switch it on in any config with ``custom_imports = dict(imports=["efpn_mmdet"])`
 
 from .checkpoint import allow_mmengine_checkpoints
 from .datasets import AITODDataset, DOTA2HBBDataset, TinyDemoDataset, VisDroneDataset
-from .hooks import CheckScheduleHook, LogEFPNHook, ReproducibleEpochsHook, UseDCLossHook
+from .hooks import (
+    CheckpointHook,
+    CheckScheduleHook,
+    EarlyStoppingHook,
+    LogEFPNHook,
+    ReproducibleEpochsHook,
+    UseDCLossHook,
+)
 from .loss import DCLoss
 from .metric import AITODMetric
 from .neck import EFPNBSNeck
+from .optimizer import DCLossOptimWrapperConstructor
+from .pretrained import MatchCheckpointHook
 from .rfla import HierarchicalAssigner, ReceptiveFieldDistance, RFAnchorGenerator
 
 __all__ = [
     "AITODDataset",
     "AITODMetric",
     "CheckScheduleHook",
+    "CheckpointHook",
     "DCLoss",
+    "DCLossOptimWrapperConstructor",
     "DOTA2HBBDataset",
     "EFPNBSNeck",
+    "EarlyStoppingHook",
     "HierarchicalAssigner",
     "LogEFPNHook",
+    "MatchCheckpointHook",
     "RFAnchorGenerator",
     "ReceptiveFieldDistance",
     "ReproducibleEpochsHook",

@@ -19,6 +19,8 @@ from mmengine.runner import Runner
 
 from . import demo_data
 from .classes import DEMO
+from .config_files import config_folder
+from .outputs import check_work_dir
 from .predict import Predictor
 from .show import Boxes
 
@@ -38,10 +40,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def main(args: Namespace) -> None:
     """Build the data, train, evaluate before and after, draw; ``result.json`` says what came of it."""
-    data = args.out / "data"
+    data, training = args.out / "data", args.out / "training"
     if data.exists():
         _check_seed(data, args.seed)
-    else:
+    check_work_dir(training, resume=False, load_from=None)
+    if not data.exists():
         demo_data.build(data, images=args.images, seed=args.seed)
     config = demo_config(args.out, args.seed, args.epochs)
     runner = Runner.from_cfg(config)
@@ -52,7 +55,7 @@ def main(args: Namespace) -> None:
     trained = runner.test()
     result = describe(args.seed, config, seconds, untrained, trained)
     (args.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-    checkpoint = args.out / "training" / f"epoch_{config.train_cfg.max_epochs}.pth"
+    checkpoint = training / f"epoch_{config.train_cfg.max_epochs}.pth"
     pictures = draw_pictures(config, checkpoint, data, args.out / "pictures")
     print(f"\nAP_0.5 on the test part: {_ap50(untrained)} untrained, {_ap50(trained)} trained")
     print(f"trained in {seconds / 60:.1f} minutes; all values: {json.dumps(result['trained'])}")
@@ -88,7 +91,7 @@ def _check_seed(data: Path, seed: int) -> None:
 
 def demo_config(folder: Path, seed: int, epochs: int | None = None) -> Config:
     """The demo's config with its data and its results in ``folder``."""
-    config = Config.fromfile(find_configs() / CONFIG)
+    config = Config.fromfile(config_folder() / CONFIG)
     data = f"{folder / 'data'}/"
     for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
         loader.dataset.data_root = data
@@ -101,11 +104,6 @@ def demo_config(folder: Path, seed: int, epochs: int | None = None) -> Config:
         config.param_scheduler[1].update(end=epochs, T_max=epochs)
         config.default_hooks.checkpoint.interval = epochs
     return config
-
-
-def find_configs() -> Path:
-    """The folder of the configs."""
-    return Path(__file__).resolve().parent / "configs"
 
 
 def draw_pictures(config: Config, checkpoint: Path, data: Path, folder: Path) -> int:

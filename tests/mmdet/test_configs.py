@@ -11,7 +11,8 @@ import torch
 pytest.importorskip("mmdet.registry")
 
 import mmdet
-from mmengine.config import Config
+from mmdet.registry import TASK_UTILS
+from mmengine.config import Config, ConfigDict
 from small_detectors import (
     CONFIGS,
     batch,
@@ -115,10 +116,50 @@ def test_the_readmes_options_move_every_split(data: str) -> None:
     assert config.pretty_text.count("/moved/") == 5
 
 
-def test_dc_loss_decays_in_no_config() -> None:
-    """Towards zero, whatever the errors are."""
-    for path in sorted(CONFIGS.glob("[!_]*/*.py")):
-        config = Config.fromfile(path)
-        keys = config.optim_wrapper.paramwise_cfg.custom_keys
-        assert {f"loss_bbox.{name}" for name in ("k", "delta")} <= set(keys), path
-        assert all(keys[f"loss_bbox.{name}"].decay_mult == 0 for name in ("k", "delta")), path
+@pytest.fixture(scope="module")
+def configs() -> dict[str, Config]:
+    return {str(path): Config.fromfile(path) for path in sorted(CONFIGS.glob("[!_]*/*.py"))}
+
+
+def test_every_config_has_mmdets_checks_and_test_time_augmentation(
+    configs: dict[str, Config],
+) -> None:
+    for path, config in configs.items():
+        hooks = {one.type for one in config.custom_hooks}
+        assert hooks >= {"NumClassCheckHook", "MatchCheckpointHook"}, path
+        assert config.tta_model.type == "DetTTAModel", path
+        assert config.tta_model.tta_cfg.max_per_img == config.model.test_cfg.rcnn.max_per_img, path
+
+
+def test_dc_loss_decays_in_no_config(configs: dict[str, Config]) -> None:
+    """Towards zero, whatever the errors are; and in a dense head delta has a range."""
+    for path, config in configs.items():
+        assert config.optim_wrapper.constructor == "DCLossOptimWrapperConstructor", path
+        loss = config.model.rpn_head.loss_bbox
+        assert (
+            loss.type != "DCLoss" or not loss.get("learnable", True) or loss.delta_range[0] > 0
+        ), path
+
+
+def assigner_of(name: str) -> ConfigDict:
+    return Config.fromfile(CONFIGS / name).model.train_cfg.rpn.assigner
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("method", ["rfla", "efpn_bs"])
+@pytest.mark.parametrize("data", DATA_SETS)
+def test_rfla_is_the_published_one(detector: str, method: str, data: str) -> None:
+    assigner = assigner_of(f"{detector}/{method}_{data}.py")
+    assert (assigner.distance, assigner.published_rescale) == ("kl", True)
+    assert tuple(assigner.topk) == ((2, 1) if data == "dota2" else (3, 1))
+    assert TASK_UTILS.build(assigner).gpu_assign_thr == 512
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_the_clean_config_differs_in_one_setting(detector: str) -> None:
+    clean = Config.fromfile(CONFIGS / f"{detector}/rfla_clean_aitod.py")
+    published = Config.fromfile(CONFIGS / f"{detector}/rfla_aitod.py")
+    assigner = clean.model.train_cfg.rpn.assigner
+    assert assigner.published_rescale is False
+    assigner.published_rescale = True
+    assert clean.to_dict() == published.to_dict()

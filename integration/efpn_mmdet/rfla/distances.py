@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import torch
 from mmdet.registry import TASK_UTILS
-from mmdet.structures.bbox import get_box_tensor
+from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
 from torch import Tensor
 
 SIDE_EPS = 1e-6
@@ -30,25 +30,27 @@ Score = Callable[[Tensor, Tensor], Tensor]
 
 
 def _centre_offsets(gts: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
-    """``dx, dy``, each ``[G, A]``."""
-    gt_centres = (gts[:, :2] + gts[:, 2:]) / 2
-    anchor_centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-    dx, dy = (gt_centres[:, None, axis] - anchor_centres[None, :, axis] for axis in (0, 1))
+    """``dx, dy``, each ``[..., G, A]``."""
+    gt_centres = (gts[..., :2] + gts[..., 2:]) / 2
+    anchor_centres = (anchors[..., :2] + anchors[..., 2:]) / 2
+    dx, dy = (
+        gt_centres[..., :, None, axis] - anchor_centres[..., None, :, axis] for axis in (0, 1)
+    )
     return dx, dy
 
 
 def _sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Width and height plus ``SIDE_EPS``, so that an empty box divides nothing by zero."""
-    sides = boxes[:, 2:] - boxes[:, :2] + SIDE_EPS
-    return sides[:, 0], sides[:, 1]
+    sides = boxes[..., 2:] - boxes[..., :2] + SIDE_EPS
+    return sides[..., 0], sides[..., 1]
 
 
 def kl_divergence(gts: Tensor, anchors: Tensor) -> Tensor:
-    """``KL(anchor || gt)`` for ``gts [G, 4]`` and ``anchors [A, 4]`` (xyxy): ``[G, A]``, >= 0."""
+    """``KL(anchor || gt)`` for ``gts [..., G, 4]`` and ``anchors [..., A, 4]`` (xyxy), >= 0."""
     dx, dy = _centre_offsets(gts, anchors)
     (w1, h1), (w2, h2) = _sides(gts), _sides(anchors)
-    w1, h1 = w1[:, None] ** 2, h1[:, None] ** 2
-    w2, h2 = w2[None] ** 2, h2[None] ** 2
+    w1, h1 = w1[..., :, None] ** 2, h1[..., :, None] ** 2
+    w2, h2 = w2[..., None, :] ** 2, h2[..., None, :] ** 2
     total = w2 / w1
     total += h2 / h1
     total += dx.pow_(2).mul_(4).div_(w1)
@@ -59,11 +61,13 @@ def kl_divergence(gts: Tensor, anchors: Tensor) -> Tensor:
 
 
 def wasserstein_squared(gts: Tensor, anchors: Tensor) -> Tensor:
-    """``W^2`` for ``gts [G, 4]`` and ``anchors [A, 4]`` (xyxy): ``[G, A]``."""
+    """``W^2`` for ``gts [..., G, 4]`` and ``anchors [..., A, 4]`` (xyxy): ``[..., G, A]``."""
     dx, dy = _centre_offsets(gts, anchors)
     (w1, h1), (w2, h2) = _sides(gts), _sides(anchors)
     centres = dx.pow_(2).add_(dy.pow_(2)).add_(SIDE_EPS)
-    sides = (w1[:, None] - w2).pow_(2).add_((h1[:, None] - h2).pow_(2)).div_(4)
+    widths = w1[..., :, None] - w2[..., None, :]
+    heights = h1[..., :, None] - h2[..., None, :]
+    sides = widths.pow_(2).add_(heights.pow_(2)).div_(4)
     return centres.add_(sides)
 
 
@@ -114,9 +118,35 @@ class ReceptiveFieldDistance:
         self.distance = distance
         self._score = score_by_name(distance)
 
-    def __call__(self, gts: Tensor, anchors: Tensor) -> Tensor:
-        """``gts [G, 4]``, ``anchors [A, 4]`` (xyxy, more columns are ignored) to ``[G, A]``."""
-        return self._score(get_box_tensor(gts)[:, :4], get_box_tensor(anchors)[:, :4])
+    def __call__(
+        self, bboxes1: Tensor, bboxes2: Tensor, mode: str = "iou", is_aligned: bool = False
+    ) -> Tensor:
+        """The scores of ground truths ``bboxes1 [G, 4]`` and anchors ``bboxes2 [A, 4]``.
+
+        Args:
+            bboxes1, bboxes2: xyxy; more columns are ignored.
+            mode: "iou": the score. "iof": intersection over the area of ``bboxes1``, which an assigner's
+                ``ignore_iof_thr`` is compared with, and for which no distance can stand.
+            is_aligned: pairs of ``bboxes1`` and ``bboxes2``, as many of the one as of the other.
+
+        Returns:
+            ``[G, A]``, or ``[G]`` if aligned.
+
+        Raises:
+            ValueError: another mode, or pairs that are none.
+        """
+        gts, anchors = (get_box_tensor(boxes)[..., :4] for boxes in (bboxes1, bboxes2))
+        if mode not in ("iou", "iof"):
+            raise ValueError(f"mode: expected 'iou' or 'iof', got {mode!r}")
+        if is_aligned and len(gts) != len(anchors):
+            raise ValueError(
+                f"is_aligned: expected as many boxes in both, got {len(gts)} and {len(anchors)}"
+            )
+        if mode == "iof":
+            return bbox_overlaps(gts, anchors, mode="iof", is_aligned=is_aligned)
+        if is_aligned:
+            return self._score(gts[:, None], anchors[:, None])[:, 0, 0]
+        return self._score(gts, anchors)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(distance={self.distance!r})"

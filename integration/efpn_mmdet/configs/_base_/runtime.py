@@ -10,6 +10,8 @@ default_hooks = dict(
     visualization=dict(type="DetVisualizationHook"),
 )
 custom_hooks = [
+    dict(type="NumClassCheckHook"),
+    dict(type="MatchCheckpointHook"),
     dict(type="ReproducibleEpochsHook"),
     dict(type="UseDCLossHook"),
     dict(type="LogEFPNHook", interval=50),

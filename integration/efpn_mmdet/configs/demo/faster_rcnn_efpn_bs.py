@@ -22,10 +22,13 @@ model = dict(
         bbox_head=dict(in_channels=channels, fc_out_channels=256, num_classes=7, loss_bbox=dc_loss),
     ),
     train_cfg=dict(
-        rpn_proposal=dict(nms_pre=1000, max_per_img=500), rcnn=dict(sampler=dict(num=256))
+        rpn=dict(assigner=dict(published_rescale=False)),
+        rpn_proposal=dict(nms_pre=1000, max_per_img=500),
+        rcnn=dict(sampler=dict(num=256)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=1000, max_per_img=500), rcnn=dict(max_per_img=500)),
 )
+tta_model = dict(tta_cfg=dict(max_per_img=500))
 
 data_root = "demo/data/"
 train_dataloader = dict(
@@ -69,13 +72,10 @@ val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(
     type="OptimWrapper",
+    constructor="DCLossOptimWrapperConstructor",
     optimizer=dict(type="AdamW", lr=0.001, weight_decay=0.01),
     clip_grad=dict(max_norm=10.0),
-    paramwise_cfg=dict(
-        norm_decay_mult=0.0,
-        bias_decay_mult=0.0,
-        custom_keys={"loss_bbox.k": dict(decay_mult=0.0), "loss_bbox.delta": dict(decay_mult=0.0)},
-    ),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=100),
@@ -93,6 +93,8 @@ default_hooks = dict(
     logger=dict(interval=10), checkpoint=dict(interval=max_epochs, max_keep_ckpts=1)
 )
 custom_hooks = [
+    dict(type="NumClassCheckHook"),
+    dict(type="MatchCheckpointHook"),
     dict(type="ReproducibleEpochsHook"),
     dict(type="UseDCLossHook"),
     dict(type="LogEFPNHook", interval=10),

@@ -8,5 +8,6 @@ _base_ = [
 model = dict(
     roi_head=dict(
         bbox_head=[dict(head, num_classes=18) for head in _base_.model.roi_head.bbox_head]
-    )
+    ),
+    train_cfg=dict(rpn=dict(assigner=dict(topk=(2, 1)))),
 )

@@ -5,4 +5,7 @@ _base_ = [
     "../_base_/runtime.py",
 ]
 
-model = dict(roi_head=dict(bbox_head=dict(num_classes=18)))
+model = dict(
+    roi_head=dict(bbox_head=dict(num_classes=18)),
+    train_cfg=dict(rpn=dict(assigner=dict(topk=(2, 1)))),
+)

@@ -1,5 +1,5 @@
 # DOTA-v2, horizontal boxes on tiles of 1024: trained on train, reported on val.
-# The tiles: efpn convert dota2 <split>/images <split>/labelTxt data/dota2/<split>
+# The tiles: efpn convert dota2 <split>/images <split>/labelTxt-v2.0 data/dota2/<split>
 _base_ = ["aitod.py"]
 
 dataset_type = "DOTA2HBBDataset"

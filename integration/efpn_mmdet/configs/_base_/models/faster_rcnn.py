@@ -115,3 +115,11 @@ model = dict(
         rcnn=dict(score_thr=0.05, nms=dict(type="nms", iou_threshold=0.5), max_per_img=3000),
     ),
 )
+# Of an image and its mirror image: efpn test --tta.
+tta_model = dict(
+    type="DetTTAModel",
+    tta_cfg=dict(
+        nms=dict(type="nms", iou_threshold=0.5),
+        max_per_img=model["test_cfg"]["rcnn"]["max_per_img"],
+    ),
+)

@@ -6,7 +6,13 @@ model = dict(
     ),
     train_cfg=dict(
         rpn=dict(
-            assigner=dict(_delete_=True, type="HierarchicalAssigner", distance="kl", topk=(3, 1))
+            assigner=dict(
+                _delete_=True,
+                type="HierarchicalAssigner",
+                distance="kl",
+                topk=(3, 1),
+                published_rescale=True,  # as in every config of the published code
+            )
         )
     ),
 )

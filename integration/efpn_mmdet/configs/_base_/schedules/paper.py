@@ -7,12 +7,9 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=5000),
     dict(type="MultiStepLR", by_epoch=True, begin=0, end=12, milestones=[8, 11], gamma=0.1),
 ]
-# Weight decay would pull DCLoss' k and delta towards zero whatever the errors are.
 optim_wrapper = dict(
     type="OptimWrapper",
+    constructor="DCLossOptimWrapperConstructor",  # no weight decay on k and delta
     optimizer=dict(type="SGD", lr=0.005, momentum=0.9, weight_decay=0.0001),
-    paramwise_cfg=dict(
-        custom_keys={"loss_bbox.k": dict(decay_mult=0.0), "loss_bbox.delta": dict(decay_mult=0.0)}
-    ),
 )
 auto_scale_lr = dict(enable=False, base_batch_size=2)
