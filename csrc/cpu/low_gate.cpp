@@ -111,17 +111,6 @@ Tensor border_relu(const Tensor& conv, const Tensor& border) {
   return out;
 }
 
-void bias_relu_(const Tensor& x, const Tensor& bias) {
-  const Map m(x);
-  dispatch(x.scalar_type(), "bias_relu_", [&](auto zero) {
-    using S = decltype(zero);
-    const auto values = accumulated<S>(bias);
-    Strips(m).parallel_for_each([&](int64_t, const Strip& strip) {
-      EFPN_CALL(bias_relu_strip<S>, m, mutable_data<S>(x), values.data(), strip);
-    });
-  });
-}
-
 Tensor border_sum(const Tensor& grad) {
   const Map m(grad);
   const Strips strips(m);
@@ -200,7 +189,6 @@ STABLE_TORCH_LIBRARY_IMPL(efpn, CPU, m) {
   m.impl("low_gate", TORCH_BOX(&efpn::low_gate));
   m.impl("low_gate_backward", TORCH_BOX(&efpn::low_gate_backward));
   m.impl("border_relu", TORCH_BOX(&efpn::border_relu));
-  m.impl("bias_relu_", TORCH_BOX(&efpn::bias_relu_));
   m.impl("border_sum", TORCH_BOX(&efpn::border_sum));
   m.impl("border_bias", TORCH_BOX(&efpn::border_bias));
   m.impl("border_bias_backward", TORCH_BOX(&efpn::border_bias_backward));

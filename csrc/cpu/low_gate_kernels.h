@@ -46,15 +46,6 @@ void border_relu_strip(const Map& m, const S* conv, const Acc<S>* border, S* out
 }
 
 template <class S>
-void bias_relu_strip(const Map& m, S* x, const Acc<S>* bias, const Strip& strip) {
-  using V = Vec<Acc<S>>;
-  map_pass<S, Pass<0>>(m, strip, [&](auto at) -> Terms<V, 0> {
-    at.set(x, relu(at.map(x) + at.channel(bias)));
-    return {};
-  });
-}
-
-template <class S>
 void border_sum_strip(const Map& m, const S* grad, const Strip& strip, double* sums) {
   using V = Vec<Acc<S>>;
   map_pass<S, Pass<1, false, true>>(

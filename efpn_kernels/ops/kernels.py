@@ -115,7 +115,8 @@ KERNELS: dict[str, str] = {
     "fuse_backward": "(Tensor grad_logit, Tensor m_high, Tensor m_low, Tensor fuse_weight) "
     "-> (Tensor grad_sum, Tensor grad_fuse_weight, Tensor grad_fuse_bias)",
     # ---- FBSM: refine, Eq. 8 -------------------------------------------------------------------------
-    # x = relu(x + bias[c]), in place; bias has the dtype of x.
+    # x = relu(x + bias[c]), in place; bias has the dtype of x. Only where the library's convolution would add the
+    # bias in a pass of its own.
     "bias_relu_": "(Tensor(a!) x, Tensor bias) -> ()",
     # grad = grad_out, 0 where out <= 0, a map; grad_bias[c] its sum over n, y, x.
     "relu_backward": "(Tensor grad_out, Tensor out) -> (Tensor grad, Tensor grad_bias)",

@@ -1,4 +1,4 @@
-"""Device functions shared by the kernels: tiles of a map, bilinear sources, the sigmoid.
+"""Device functions shared by the kernels: tiles of a map, the sigmoid and its slope.
 
 A map ``[N, C, H, W]`` is seen as ``[N, HW, C]`` (channels_last) or ``[N, C, HW]`` (contiguous). Every
 kernel works on tiles ``[PIXELS, CHANNELS]`` of one image, whatever the format: only the strides
@@ -42,30 +42,6 @@ def map_tile(
     else:
         pointers = map_ptr + ((n * C + c0) * HW + p0) + (c * HW + p)
     return pointers
-
-
-@triton.jit
-def bilinear_source(q, low, high):
-    """Where position ``q`` of ``high`` reads from ``low`` positions: indices ``i0, i1``, weight of ``i1``.
-
-    The source position ``(q + 1/2) low / high - 1/2`` (align_corners=False), clamped at 0, is a ratio of
-    integers, so the indices are exact and the weight is rounded once. Positions out of range are
-    clamped into it; the caller masks them.
-    """
-    q = tl.minimum(tl.maximum(q, 0), high - 1)
-    numerator = tl.maximum((2 * q + 1) * low - high, 0)
-    i0 = numerator // (2 * high)
-    i1 = tl.minimum(i0 + 1, low - 1)
-    return i0, i1, numerator - i0 * (2 * high)
-
-
-@triton.jit
-def tap_weights(q, low, high, ACC: tl.constexpr):
-    """``i0, i1`` and their weights; both weights are zero where ``q`` is outside of the image."""
-    i0, i1, remainder = bilinear_source(q, low, high)
-    upper = tl.cast(remainder, ACC) / tl.cast(2 * high, ACC)
-    inside = tl.cast((q >= 0) & (q < high), ACC)
-    return i0, i1, (1 - upper) * inside, upper * inside
 
 
 @triton.jit

@@ -43,6 +43,10 @@ REPLACED = {
         "STD_CUDA_CHECK(cudaFuncGetAttributes(": "(void)(cudaFuncGetAttributes(",
         "__trap();": "",
     },
+    "efpn_bs.cu": {
+        "aoti_torch_cuda_##name": "aoti_torch_cpu_##name",
+        "generated/c_shim_cuda.h": "generated/c_shim_cpu.h",
+    },
     # A CPU's library has no product of halves with a wider result.
     "taps.cu": {"return p_high.scalar_type();": "return accumulate_type(p_high.scalar_type());"},
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from efpn_kernels.ops import cem, efpn_bs
 from efpn_kernels.ops.kernels import KERNELS
 
 from . import build
@@ -29,7 +30,13 @@ class Emulation:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = build.build(folder)
         self.namespace = torch.library.Library(build.NAMESPACE, "FRAGMENT")
-        for name, schema in KERNELS.items():
+        composed = {
+            "cem": cem.SCHEMA,
+            "cem_backward": cem.BACKWARD_SCHEMA,
+            "efpn_bs": efpn_bs.SCHEMA,
+            "efpn_bs_backward": efpn_bs.BACKWARD_SCHEMA,
+        }
+        for name, schema in (KERNELS | composed).items():
             self.namespace.define(name + schema)
         torch.ops.load_library(str(self.path))
         self.library = ctypes.CDLL(str(self.path))
