@@ -1,5 +1,5 @@
 // The sigmoid of the gates, of the masks and of DCLoss, with its derivative, and that of a ReLU. Include
-// through a target (see target.h), which has exp(), reciprocal() and select() for T, a scalar or a vector.
+// through a target (see target.h), which has exp(), exp_minus_abs(), reciprocal() and select() for T, a scalar or a vector.
 namespace efpn {
 namespace EFPN_ISA {
 
@@ -18,7 +18,7 @@ struct GatePair {
 template <class T>
 EFPN_INLINE GatePair<T> gate_pair(T x) {
   const auto positive = x > T(0);
-  const T ratio = exp(select(positive, -x, x));  // NaN stays NaN
+  const T ratio = exp_minus_abs(x);
   const T larger = reciprocal(T(1) + ratio), smaller = ratio * larger;
   return {select(positive, larger, smaller), select(positive, smaller, larger)};
 }

@@ -80,7 +80,8 @@ class _DCLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, namespace: str, *arguments: Any) -> Tensor:
         operation = getattr(torch.ops, namespace).dc_loss.default
-        if torch.compiler.is_compiling():
+        compiling = torch.compiler.is_compiling()
+        if compiling:
             loss, *gradients = operation(*arguments)
         else:
             with torch._C._AutoDispatchBelowAutograd():
@@ -90,7 +91,7 @@ class _DCLoss(torch.autograd.Function):
         ctx.namespace, ctx.form, ctx.scale = namespace, form, scale
         ctx.reduce, ctx.with_grad = reduce, with_grad
         ctx.k_like, ctx.delta_like = (k.shape, k.dtype), (delta.shape, delta.dtype)
-        if torch.compiler.is_compiling() and reduce:
+        if compiling and reduce:
             ctx.save_for_backward(*gradients)
         else:
             ctx.save_for_backward(*arguments[:5])
@@ -138,9 +139,7 @@ def _compiled(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, ...]:
 
 def dc_loss(namespace: str, *arguments: Any) -> Tensor:
     """The loss of ``namespace::dc_loss``: summed in the dtype of accumulation, or elementwise."""
-    if torch.compiler.is_compiling():
-        return _DCLoss.apply(namespace, *arguments)
-    if torch._C._are_functorch_transforms_active():
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
         if any(isinstance(a, Tensor) and a.requires_grad for a in arguments):
             raise RuntimeError(
                 f"dc_loss: torch.func (functorch) has no gradient of it; {OTHER_WAY}"
