@@ -3,6 +3,7 @@
 # make test-core  the same without mmdet
 # make demo       train and look at a tiny-object detector
 # make gpu-check  on a machine with an NVIDIA GPU: build, test, benchmark, with the Python at hand
+# make fuzz N=... random calls against the plain twins, from a fresh seed
 # make sanitize   core tests on a library with ASan and UBSan; the CUDA kernels on a CPU with ASan
 # make lint wheel wheel-test clean
 
@@ -19,7 +20,7 @@ CORE := $(VENV)/.core
 BUILT := $(VENV)/.built
 MMDET := $(VENV)/.mmdet
 
-.PHONY: bench test test-core interpret-operators interpret-kernels demo gpu-check sanitize lint wheel wheel-test clean setup
+.PHONY: fuzz bench test test-core interpret-operators interpret-kernels demo gpu-check sanitize lint wheel wheel-test clean setup
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
@@ -60,6 +61,10 @@ interpret-kernels: $(BUILT)
 
 test-core: $(BUILT)
 	$(QUIETLY) $(BIN)/python -m pytest tests --ignore tests/mmdet
+
+N ?= 20000
+fuzz: $(BUILT)
+	$(QUIETLY) $(BIN)/python tests/fuzz.py --count $(N)
 
 demo: $(BUILT) $(MMDET)
 	$(BIN)/efpn demo
