@@ -3,6 +3,7 @@
 # make test-core  the same without mmdet
 # make demo       train and look at a tiny-object detector
 # make gpu-check  on a machine with an NVIDIA GPU: build, test, benchmark, with the Python at hand
+# make fuzz N=... random calls against the plain twins, from a fresh seed
 # make sanitize   core tests on a library with ASan and UBSan; the CUDA kernels on a CPU with ASan
 # make wheel      dist/: the source archive, and the wheel that is built from it
 # make wheel-test the wheel in a clean environment
@@ -24,7 +25,7 @@ CORE := $(VENV)/.core
 BUILT := $(VENV)/.built
 MMDET := $(VENV)/.mmdet
 
-.PHONY: bench test test-core interpret-operators interpret-kernels demo gpu-check sanitize lint wheel wheel-test compilers release-check clean setup
+.PHONY: fuzz bench test test-core interpret-operators interpret-kernels demo gpu-check sanitize lint wheel wheel-test compilers release-check clean setup
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
@@ -67,6 +68,10 @@ interpret-kernels: $(BUILT)
 test-core: $(BUILT)
 	$(QUIETLY) $(BIN)/python -m pytest tests --ignore tests/mmdet
 	$(QUIETLY) $(BIN)/python -m pytest benchmarks/tests
+
+N ?= 20000
+fuzz: $(BUILT)
+	$(QUIETLY) $(BIN)/python tests/fuzz.py --count $(N)
 
 demo: $(BUILT) $(MMDET)
 	$(BIN)/efpn demo

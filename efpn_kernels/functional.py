@@ -5,7 +5,6 @@ Every function has a plain PyTorch twin of the same name and arguments in :mod:`
 
 from __future__ import annotations
 
-import functools
 import numbers
 from collections.abc import Callable
 
@@ -15,6 +14,8 @@ from torch import Tensor
 from . import backends, checks, reference
 from .ops import autograd
 from .ops import dc_loss as dc_loss_operator
+
+_FORMS = {form.name.lower(): int(form) for form in dc_loss_operator.DCLossForm}
 
 __all__ = ["cem", "dc_loss", "efpn_bs", "fbsm"]
 
@@ -247,7 +248,7 @@ def dc_loss(
         weight if weight is None else weight.expand_as(pred),
         k,
         delta,
-        int(dc_loss_operator.DCLossForm[form.upper()]),
+        _FORMS[form],
         reduction != "none",
         scale,
         autograd.wants_grad((pred, target, k, delta)),
@@ -257,14 +258,15 @@ def dc_loss(
     return loss if loss.dtype == pred.dtype else loss.to(pred.dtype)
 
 
-def _one_loss_dtype(*tensors: Tensor | None) -> list[Tensor | None]:
+def _one_loss_dtype(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """Loss arguments in the widest of their dtypes; under autocast in float32, as PyTorch's losses."""
-    dtypes = {x.dtype for x in tensors if x is not None}
-    device_type = tensors[0].device.type
-    autocast = torch.is_autocast_enabled(device_type)
-    if len(dtypes) == 1 and not autocast:
-        return list(tensors)
-    if autocast:
-        dtypes.add(torch.float32)
-    dtype = functools.reduce(torch.promote_types, dtypes)
-    return [x if x is None else x.to(dtype) for x in tensors]
+    pred, target, weight = tensors
+    dtype = pred.dtype
+    if torch.is_autocast_enabled(pred.device.type):
+        dtype = torch.promote_types(dtype, torch.float32)
+    for x in (target, weight):
+        if x is not None and x.dtype != dtype:
+            dtype = torch.promote_types(dtype, x.dtype)
+    if dtype is pred.dtype is target.dtype and (weight is None or weight.dtype is dtype):
+        return tensors
+    return tuple(x if x is None else x.to(dtype) for x in tensors)

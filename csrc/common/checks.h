@@ -8,14 +8,15 @@
 
 namespace efpn {
 
-// DCLoss has no composed operator around it: whoever calls it in the dispatcher comes to the kernel unchecked,
-// and what is read as another type or size than it has is read beyond its end.
+// DCLoss has no composed operator around it: whoever calls it in the dispatcher comes to the kernel
+// unchecked, and what is read as another type or size than it has is read beyond its end.
 inline void like_pred(const char* name, const torch::stable::Tensor& x,
                       const torch::stable::Tensor& pred) {
   STD_TORCH_CHECK(x.scalar_type() == pred.scalar_type(), "dc_loss: ", name,
                   ": expected the dtype of pred, got another; convert one of them");
-  STD_TORCH_CHECK(x.sizes() == pred.sizes(), "dc_loss: ", name, ": expected the shape of pred, with ",
-                  pred.numel(), " elements, got another, with ", x.numel(), "; expand it");
+  STD_TORCH_CHECK(x.sizes() == pred.sizes(), "dc_loss: ", name,
+                  ": expected the shape of pred, with ", pred.numel(),
+                  " elements, got another, with ", x.numel(), "; expand it");
 }
 
 inline void one_element(const char* name, const torch::stable::Tensor& x) {
@@ -23,8 +24,8 @@ inline void one_element(const char* name, const torch::stable::Tensor& x) {
 }
 
 inline void known_form(int64_t form) {
-  STD_TORCH_CHECK(form == 0 || form == 1,
-                  "dc_loss: form: expected 0 (equation) or 1 (text), got ", form);
+  STD_TORCH_CHECK(form == 0 || form == 1, "dc_loss: form: expected 0 (equation) or 1 (text), got ",
+                  form);
 }
 
 // Any strides are welcome: an exported program is called with others than it was exported with.

@@ -1,4 +1,5 @@
-// DCLoss, Eq. 9-10, and its exact derivatives. Include through a target (see target.h), after gate.h.
+// DCLoss, Eq. 9-10, and its exact derivatives. Include through a target (see target.h), after
+// gate.h.
 namespace efpn {
 namespace EFPN_ISA {
 
@@ -16,14 +17,15 @@ struct DCLossTerms {
   T d_delta;  // dl/ddelta = -s k a b e (e - 1)
 };
 
-// d|x|/dx, the sign of x: 0 at 0, to be multiplied by, so that NaN and infinite factors leave NaN there.
+// d|x|/dx, the sign of x: 0 at 0, to be multiplied by, so that NaN and infinite factors leave NaN
+// there.
 template <class T>
 EFPN_INLINE T dc_loss_slope(T x) {
   return select(x < T(0), T(-1), select(x == T(0), T(0), T(1)));
 }
 
-// error = |pred - target|; a = sigmoid(sign k (error - delta)); sign is 1 for the equation's form and
-// -1 for the text's. T is a scalar or a vector with arithmetic and gate_pair().
+// error = |pred - target|; a = sigmoid(sign k (error - delta)); sign is 1 for the equation's form
+// and -1 for the text's. T is a scalar or a vector with arithmetic and gate_pair().
 template <class T>
 EFPN_INLINE DCLossTerms<T> dc_loss_terms(T error, T k, T delta, T sign) {
   const T offset = error - delta, below = error - T(1);

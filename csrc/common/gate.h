@@ -1,5 +1,6 @@
-// The sigmoid of the gates, of the masks and of DCLoss, with its derivative, and that of a ReLU. Include
-// through a target (see target.h), which has exp(), reciprocal() and select() for T, a scalar or a vector.
+// The sigmoid of the gates, of the masks and of DCLoss, with its derivative, and that of a ReLU.
+// Include through a target (see target.h), which has exp(), exp_minus_abs(), reciprocal() and
+// select() for T, a scalar or a vector.
 namespace efpn {
 namespace EFPN_ISA {
 
@@ -18,7 +19,7 @@ struct GatePair {
 template <class T>
 EFPN_INLINE GatePair<T> gate_pair(T x) {
   const auto positive = x > T(0);
-  const T ratio = exp(select(positive, -x, x));  // NaN stays NaN
+  const T ratio = exp_minus_abs(x);
   const T larger = reciprocal(T(1) + ratio), smaller = ratio * larger;
   return {select(positive, larger, smaller), select(positive, smaller, larger)};
 }
@@ -29,8 +30,8 @@ EFPN_INLINE T gate_slope(T gate) {
   return gate * (T(1) - gate);
 }
 
-// The gradient before a ReLU with the result `out`. NaN lets it pass, as PyTorch's does: whoever looks for
-// what is not finite among the gradients shall find it.
+// The gradient before a ReLU with the result `out`. NaN lets it pass, as PyTorch's does: whoever
+// looks for what is not finite among the gradients shall find it.
 template <class T>
 EFPN_INLINE T relu_gradient(T out, T grad) {
   return select(out <= T(0), T(0), grad);

@@ -54,6 +54,8 @@ __device__ __forceinline__ float reciprocal(float y) {
 __device__ __forceinline__ double reciprocal(double y) { return 1.0 / y; }
 __device__ __forceinline__ float exp(float x) { return expf(x); }
 __device__ __forceinline__ double exp(double x) { return ::exp(x); }
+__device__ __forceinline__ float exp_minus_abs(float x) { return expf(-fabsf(x)); }
+__device__ __forceinline__ double exp_minus_abs(double x) { return ::exp(-fabs(x)); }
 template <class A>
 __device__ __forceinline__ A select(bool condition, A yes, A no) {
   return condition ? yes : no;

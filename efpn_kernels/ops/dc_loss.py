@@ -79,7 +79,8 @@ class _DCLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, namespace: str, *arguments: Any) -> Tensor:
         operation = getattr(torch.ops, namespace).dc_loss.default
-        if torch.compiler.is_compiling():
+        compiling = torch.compiler.is_compiling()
+        if compiling:
             loss, *gradients = operation(*arguments)
         else:  # not past autocast, which casts here
             with torch._C._AutoDispatchBelowAutograd():
@@ -89,7 +90,7 @@ class _DCLoss(torch.autograd.Function):
         ctx.namespace, ctx.form, ctx.scale = namespace, form, scale
         ctx.reduce, ctx.with_grad = reduce, with_grad
         ctx.k_like, ctx.delta_like = (k.shape, k.dtype), (delta.shape, delta.dtype)
-        if torch.compiler.is_compiling() and reduce:
+        if compiling and reduce:
             ctx.save_for_backward(*gradients)
         else:
             ctx.save_for_backward(*arguments[:5])

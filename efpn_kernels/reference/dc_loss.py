@@ -133,10 +133,11 @@ class DCLoss(nn.Module):
         gradients.
         """
         k, delta = self.k, self.delta
-        if self.training and torch.compiler.is_exporting():
-            k, delta = _projected(k, self.k_range), _projected(delta, self.delta_range)
-        elif self.training:
-            self.project_parameters()
+        if self.training and (self.k_range is not None or self.delta_range is not None):
+            if torch.compiler.is_exporting():
+                k, delta = _projected(k, self.k_range), _projected(delta, self.delta_range)
+            else:
+                self.project_parameters()
         return (k, delta) if k.dim() == 0 else (k.reshape(()), delta.reshape(()))
 
     def forward(
