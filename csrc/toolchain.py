@@ -125,8 +125,8 @@ def find_compiler() -> list[str] | None:
 
 @functools.cache
 def _version_of(*command: str) -> str:
-    said = run([*command, "--version"]).strip().splitlines()
-    return said[-1 if "nvcc" in command[0] else 0] if said else "unknown"
+    said = run([*command, "--version"]).strip().splitlines() or ["unknown"]
+    return next((line for line in said if ", release " in line), said[0])  # nvcc's is not the first
 
 
 def version_of(command: Sequence[str]) -> str:
