@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROBE = Path(__file__).resolve().with_name("probe.cpp")
 TARGET_VERSION = "0x020b000000000000"  # torch 2.11
 MINIMUM_TORCH = (2, 11)
-TESTED_COMPILERS = "g++ 11 to 15 and clang 14 to 19"
+TESTED_COMPILERS = "g++ 11 to 16 and clang 14 to 19"
 WITHOUT = "EFPN_KERNELS_NO_EXTENSION=1 installs without compiled kernels"
 KEPT_DAYS = 7
 
