@@ -95,7 +95,7 @@ class BuildLibraries(Command):
                 record[name] = {"built": True, "compiler": build_cpu.build_cpu(output)}
             else:
                 report = build_cuda.build_cuda(output)
-                facts = ("nvcc", "architectures", "left_out")
+                facts = ("cuda", "architectures", "left out")
                 record[name] = {"built": True, **{fact: report[fact] for fact in facts}}
         package.mkdir(parents=True, exist_ok=True)
         (package / "_build.json").write_text(json.dumps(record, indent=1) + "\n")

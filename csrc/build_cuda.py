@@ -222,16 +222,17 @@ def build_cuda(
     chosen = architectures(nvcc) if arch_list is None else known(numbered(arch_list), nvcc)
     set_apart = left_out(chosen) if by_default else []
     jobs, identity = toolchain.jobs(), toolchain.version_of([nvcc])
-    release = re.search(r"release (\d+\.\d+)", toolchain.run([nvcc, "--version"]))
+    release = re.search(r", release (\d+\.\d+)", identity)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         library_dir, stub = torch_cuda_directory(torch_dir, scratch)
         report: Report = {
             "nvcc": identity,
+            "cuda": release[1] if release else "unknown",
             "torch": str(torch_dir),
             "architectures": " ".join(chosen),
-            "left_out": " ".join(set_apart) or "nothing",
+            "left out": " ".join(set_apart) or "nothing",
             "libtorch_cuda": "stub" if stub else str(library_dir / "libtorch_cuda.so"),
             "jobs": jobs,
             "output": str(output),
@@ -240,9 +241,7 @@ def build_cuda(
             print(f"cuda: {name}: {value}", flush=True)
         stamp = scratch / "stamp.cu"
         stamp.write_text(
-            toolchain.STAMP.source(
-                cuda=release[1] if release else "unknown", architectures=" ".join(chosen)
-            )
+            toolchain.STAMP.source(cuda=report["cuda"], architectures=report["architectures"])
         )
         command = nvcc_command(nvcc, torch_dir, chosen)
         identity += toolchain.version_of([host_compiler()])

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROBE = Path(__file__).resolve().with_name("probe.cpp")
 TARGET_VERSION = "0x020b000000000000"  # torch 2.11
 MINIMUM_TORCH = (2, 11)
-TESTED_COMPILERS = "g++ 11 to 15 and clang 14 to 19"
+TESTED_COMPILERS = "g++ 11 to 16 and clang 14 to 19"
 WITHOUT = "EFPN_KERNELS_NO_EXTENSION=1 installs without compiled kernels"
 KEPT_DAYS = 7
 
@@ -125,8 +125,8 @@ def find_compiler() -> list[str] | None:
 
 @functools.cache
 def _version_of(*command: str) -> str:
-    said = run([*command, "--version"]).strip().splitlines()
-    return said[-1 if "nvcc" in command[0] else 0] if said else "unknown"
+    said = run([*command, "--version"]).strip().splitlines() or ["unknown"]
+    return next((line for line in said if ", release " in line), said[0])  # nvcc's is not the first
 
 
 def version_of(command: Sequence[str]) -> str:

@@ -105,11 +105,11 @@ def test_nothing_to_fix_where_it_cannot_run() -> None:
 def test_the_report_says_what_was_built(monkeypatch: pytest.MonkeyPatch) -> None:
     records = {
         "cpu": {"built": True, "compiler": "g++ 11.3"},
-        "cuda": {"built": True, "architectures": "8.0 9.0+PTX", "left_out": "10.0 12.0"},
+        "cuda": {"built": True, "architectures": "8.0 9.0+PTX", "left out": "10.0 12.0"},
     }
     monkeypatch.setattr(_libraries, "build_record", lambda name: records.get(name, {}))
     report = doctor.report()
-    for fragment in ("compiler g++ 11.3", "architectures 8.0 9.0+PTX", "left_out 10.0 12.0"):
+    for fragment in ("compiler g++ 11.3", "architectures 8.0 9.0+PTX", "left out 10.0 12.0"):
         assert fragment in report
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils import cpp_extension
+from stub_tools import Machine
 
 from efpn_kernels import _stamp
 
@@ -23,67 +23,10 @@ import build_cuda  # noqa: E402
 import toolchain  # noqa: E402
 from toolchain import BuildError  # noqa: E402
 
-VARIABLES = (
-    "CXX",
-    "CXXFLAGS",
-    "LDFLAGS",
-    "MAX_JOBS",
-    "CUDA_HOME",
-    "CUDA_PATH",
-    "TORCH_CUDA_ARCH_LIST",
-)
-# Writes its arguments to a log and whatever was asked for to the file after -o.
-STUB = """#!/bin/sh
-echo "$0 $*" >> {log}
-case "$*" in *--version*) echo "{says}"; exit 0;; {more} esac
-while [ $# -gt 0 ]; do [ "$1" = -o ] && echo "{says}" > "$2"; shift; done
-exit 0
-"""
-# What nvcc of CUDA 12.4 and of 13.0 answers to --list-gpu-arch.
-KNOWN = {
-    "12.4": (50, 52, 53, 60, 61, 62, 70, 72, 75, 80, 86, 87, 89, 90),
-    "13.0": (75, 80, 86, 87, 88, 89, 90, 100, 110, 103, 120, 121),
-}
-
-
-class Machine:
-    """A path with nothing on it but the stubs that are asked for."""
-
-    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
-        self.folder, self.patch = folder, patch
-        (folder / "bin").mkdir()
-        patch.setenv("PATH", str(folder / "bin"))
-        patch.setenv("EFPN_KERNELS_OBJECTS", str(folder / "objects"))
-        for name in VARIABLES:
-            patch.delenv(name, raising=False)
-        patch.setattr(build_cuda, "USUAL_NVCC", str(folder / "none"))
-        toolchain._version_of.cache_clear()
-
-    def tool(self, name: str, says: str = "", more: str = "", path: Path | None = None) -> Path:
-        path = (path or self.folder / "bin") / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(STUB.format(log=self.folder / "log", says=says or name, more=more))
-        path.chmod(0o755)
-        return path
-
-    def nvcc(self, release: str, path: Path | None = None) -> Path:
-        listed = "\\n".join(f"compute_{number}" for number in KNOWN[release])
-        more = f'*--list-gpu-arch*) printf "{listed}\\n"; exit 0;;'
-        says = f"Cuda compilation tools, release {release}, V{release}.1"
-        return self.tool("nvcc", says, more, path)
-
-    def calls(self) -> list[str]:
-        return (self.folder / "log").read_text().splitlines()
-
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    monkeypatch.setenv("LC_ALL", "C")
-    machine = Machine(tmp_path, monkeypatch)
-    for tool in ("sh", "echo", "printf"):
-        if Path(f"/bin/{tool}").exists():
-            (tmp_path / "bin" / tool).symlink_to(f"/bin/{tool}")
-    return machine
+    return Machine(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -221,74 +164,6 @@ def place_torch(folder: Path, monkeypatch: pytest.MonkeyPatch, version: str | No
     monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(toolchain.sysconfig, "get_path", lambda name, vars: str(folder))
     monkeypatch.setattr(toolchain.site, "ENABLE_USER_SITE", False)
-
-
-def test_an_older_toolkit_loses_the_newest_architectures(machine: Machine, tmp_path: Path) -> None:
-    """The rest is built, with the PTX of the last one for newer GPUs; the report says so."""
-    machine.tool("g++")
-    home = machine.nvcc("12.4", machine.folder / "cuda" / "bin").parent.parent
-    machine.patch.setenv("CUDA_HOME", str(home))
-    report = build_cuda.build_cuda(tmp_path / "_cuda.abi3.so")
-    assert report["architectures"] == "8.0 8.6 8.9 9.0+PTX"
-    assert report["left_out"] == "10.0 12.0"
-    assert "12.4" in str(report["nvcc"])
-    compiles = [call for call in machine.calls() if " -c " in call and "nvcc" in call]
-    assert len(compiles) == len(list(build_cuda.SOURCES.glob("*.cu"))) + 1
-    for call in compiles:
-        assert "sm_90" in call and "code=compute_90" in call and "sm_100" not in call
-        assert " -ccbin g++ " in call
-
-
-def test_the_newest_toolkit_keeps_the_list(machine: Machine) -> None:
-    nvcc = str(machine.nvcc("13.0"))
-    assert build_cuda.architectures(nvcc) == build_cuda.DEFAULT_ARCHITECTURES
-
-
-@pytest.mark.parametrize("wanted", ["9.0;12.0+PTX", "Hopper;Blackwell", "10.3f"])
-def test_an_architecture_that_was_asked_for_is_not_left_out(machine: Machine, wanted: str) -> None:
-    machine.patch.setenv("TORCH_CUDA_ARCH_LIST", wanted)
-    with pytest.raises(
-        BuildError, match=r"^TORCH_CUDA_ARCH_LIST: expected .*9\.0\), got 1[02]\."
-    ) as caught:
-        build_cuda.architectures(str(machine.nvcc("12.4")))
-    assert "release 12.4" in str(caught.value)
-
-
-def test_nvcc_without_a_compiler(machine: Machine, tmp_path: Path) -> None:
-    machine.nvcc("13.0")
-    with pytest.raises(BuildError, match=r"^nvcc: needs a C\+\+ compiler.*CXX"):
-        build_cuda.build_cuda(tmp_path / "_cuda.abi3.so")
-
-
-def test_linker_flags_survive_nvcc() -> None:
-    assert build_cuda.linker_flags(["-Wl,-rpath,/opt/x", "-L/opt/y"]) == [
-        *("-Xlinker", "-rpath", "-Xlinker", "/opt/x"),
-        *("-Xcompiler", "-L/opt/y"),
-    ]
-
-
-def test_refuses_an_architecture_it_cannot_read() -> None:
-    for name in ("Maxwell", "hopper", "Hopper+PTX", "90"):
-        with pytest.raises(BuildError, match=r"TORCH_CUDA_ARCH_LIST: .*Hopper.* got '"):
-            build_cuda.architecture_flags(build_cuda.numbered([name]))
-
-
-def test_names_of_architectures_are_pytorchs(machine: Machine) -> None:
-    for name, numbers in build_cuda.NAMED_ARCHITECTURES.items():
-        machine.patch.setenv("TORCH_CUDA_ARCH_LIST", f"{name};9.0")
-        ours = build_cuda.architecture_flags(build_cuda.numbered((*numbers, "9.0")))
-        assert set(ours) == set(cpp_extension._get_cuda_arch_flags()), name
-
-
-@pytest.mark.parametrize("listed", ["8.0;9.0+PTX", "8.0 9.0+PTX", "8.0, 9.0+PTX;"])
-def test_architecture_list_of_the_environment(machine: Machine, listed: str) -> None:
-    machine.patch.setenv("TORCH_CUDA_ARCH_LIST", listed)
-    assert build_cuda.architectures(str(machine.nvcc("13.0"))) == ("8.0", "9.0+PTX")
-    assert build_cuda.architecture_flags(["8.0", "9.0+PTX"]) == [
-        "-gencode=arch=compute_80,code=sm_80",
-        "-gencode=arch=compute_90,code=sm_90",
-        "-gencode=arch=compute_90,code=compute_90",
-    ]
 
 
 def test_the_stamp_changes_with_schemas_alone(
