@@ -56,7 +56,7 @@ def steps_of(events: Iterable[Event]) -> list[list[Event]]:
 
     A kernel belongs to the step in which it was launched.
     """
-    events = [event for event in events if event.get("ph") == "X"]
+    events = [event for event in events if event.get("ph") == "X" and "cat" in event]
     marks = sorted(
         (event["ts"], event["ts"] + event["dur"])
         for event in events
@@ -106,7 +106,7 @@ def kernels(steps: Sequence[Sequence[Event]]) -> list[dict[str, Any]]:
 
 def lanes(events: Iterable[Event], steps: int) -> list[dict[str, Any]]:
     """For each thread of the host: time in operators and in launches, launches a step."""
-    events = [event for event in events if event.get("ph") == "X"]
+    events = [event for event in events if event.get("ph") == "X" and "cat" in event]
     found = []
     threads = {event["tid"] for event in events if event["cat"] in LAUNCHES}
     for thread in sorted(threads, key=str):

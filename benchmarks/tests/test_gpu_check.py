@@ -114,6 +114,7 @@ def test_a_whole_check(tmp_path: Path) -> None:
             table_part(work, "hang", 12),
             Part("block", python(REPORT_PART, str(work / "block")), 60),
             Part("noisy", python("print('x' * 20_000_000)"), 30),
+            Part("after", python("print('heard all the same')"), 30),
             Part("absent", ("no-such-program",), 5, needs="no-such-program"),
         ]
 
@@ -153,21 +154,27 @@ def test_a_whole_check(tmp_path: Path) -> None:
     for expected in ("0.50", "met", "test_number[7]", "illegal memory access", "stopped after"):
         assert expected in text
     assert read(folder / "report.json")["environment"]["device"] == "a stub"
-    assert "no compiler" in (folder / "gpu_check.log").read_text()
+    log = (folder / "gpu_check.log").read_text()
+    assert "no compiler" in log
+    assert "heard all the same" in log, "a part that says too much takes no room from the others"
 
 
 def test_a_run_that_was_cut_off_goes_on(tmp_path: Path) -> None:
     """What has ended is not run again, what was cut off goes on with its rows, the rest is run."""
     counts = tmp_path / "counts"
     counts.mkdir()
-    count = f"import sys, pathlib; open(r'{counts}/' + sys.argv[1], 'a').write('x')"
+    count = f"""
+import sys, pathlib
+open({str(counts)!r} + "/" + sys.argv[1], "a").write("x")
+print("rows of before:", all(pathlib.Path(name).exists() for name in sys.argv[2:]))
+"""
 
     def parts(work: Path) -> list[Part]:
         return [
             Part("first", python(count, "first"), 20),
             table_part(work, "hang", 8),
             Part("block", python(REPORT_PART, str(work / "block")), 60),
-            Part("last", python(count, "last"), 20),
+            Part("last", python(count, "last", str(work / "last" / "report.json")), 20),
         ]
 
     folder = tmp_path / "results"
@@ -187,6 +194,7 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path: Path) -> None:
     assert statuses(folder) == dict.fromkeys(("first", "hang", "block", "last"), "ok")
     assert (counts / "first").read_text() == "x"
     assert (counts / "last").read_text() == "x"
+    assert "rows of before: True" in (folder / "gpu_check.log").read_text().split("==== last")[1]
     rows = read(folder / "tables.json")["hang"]["rows"]
     assert rows[0] == kept[0]
     assert [row["case"] for row in rows] == list("abcd")
@@ -205,13 +213,33 @@ def test_the_check_keeps_within_its_time(tmp_path: Path) -> None:
     assert statuses(tmp_path) == {"slow": "stopped after 4 s", "late": "skipped: no time left"}
 
 
-def test_a_part_that_will_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+def test_a_part_that_will_not_stop_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its children, whatever they do with signals."""
+    pids = tmp_path / "pids"
+    code = f"""
+import os, signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+child = os.fork()
+if child:
+    print("deaf", flush=True)
+    open({str(pids)!r}, "w").write(f"{{os.getpid()}} {{child}}")
+time.sleep(60)
+"""
     monkeypatch.setattr(gpu_process, "GRACE_S", 1)
     outcome = run_part(Part("deaf", python(code), 3), 3, {})
     assert outcome.status == "stopped after 3 s"
     assert outcome.seconds < 15
     assert outcome.last_line == "deaf"
+    alive = [pid for pid in pids.read_text().split() if state(pid) not in ("", "Z")]
+    assert not alive
+
+
+def state(pid: str) -> str:
+    """Of a process, as the system names it; nothing if it is gone."""
+    file = Path("/proc", pid, "stat")
+    return file.read_text().rpartition(")")[2].split()[0] if file.exists() else ""
 
 
 @pytest.mark.skipif(find_spec("xdist") is None, reason="pytest-xdist is not installed")

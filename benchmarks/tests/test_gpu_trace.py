@@ -31,6 +31,7 @@ EVENTS = [
     *step(2000, 11, KERNELS),
     *step(3000, 21, KERNELS[:2]),  # a step that is not like most
     {"ph": "i", "name": "an instant", "ts": 0},
+    {"ph": "X", "name": "of no category", "ts": 1010, "dur": 3, "tid": 1},
     event("cudaLaunchKernel", "cuda_runtime", 500, 2, 1, 99),  # before the first step
     event("warm up", "kernel", 510, 5, 7, 99),
 ]
