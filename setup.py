@@ -35,9 +35,10 @@ except OSError as error:
     )
 
 sys.path.insert(0, str(ROOT / "csrc"))
+from toolchain import BuildError, find_compiler, flag
+
 import build_cpu
 import build_cuda
-from toolchain import BuildError, find_compiler, flag
 
 
 def not_built() -> dict[str, str | None]:

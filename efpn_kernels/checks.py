@@ -108,9 +108,7 @@ def _projection(
     _parameters("p_low", low, expected, autocast)
 
 
-def cem(
-    p_low: Tensor, p_high: Tensor, weight: Tensor, bias: Tensor, autocast: bool = True
-) -> None:
+def cem(p_low: Tensor, p_high: Tensor, weight: Tensor, bias: Tensor, autocast: bool = True) -> None:
     """The arguments of ``cem``; with ``autocast``, dtypes may differ where it makes them one."""
     maps("p_low", p_low, p_high, autocast)
     _projection("", p_low, p_high, weight, bias, autocast)

@@ -64,7 +64,9 @@ def cem(p_low: Tensor, p_high: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         the operators do not know (``torch.func``, forward-mode differentiation, ``torch.jit.trace``).
     """
     tensors = (p_low, p_high, weight, bias)
-    return _run("cem", "cem", tensors, lambda: checks.cem(*tensors), lambda: reference.cem(*tensors))
+    return _run(
+        "cem", "cem", tensors, lambda: checks.cem(*tensors), lambda: reference.cem(*tensors)
+    )
 
 
 def fbsm(

@@ -41,9 +41,7 @@ def any_global_hook() -> bool:
     return bool(first or second or third or fourth)
 
 
-def plain_parameters(
-    module: nn.Module, names: Iterable[tuple[str, tuple]]
-) -> list[Tensor] | None:
+def plain_parameters(module: nn.Module, names: Iterable[tuple[str, tuple]]) -> list[Tensor] | None:
     """Weights and biases of the convolutions ``names`` of ``module``; None unless all are plain.
 
     Args:

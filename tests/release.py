@@ -53,8 +53,9 @@ def outcome(done: subprocess.CompletedProcess[str], good: str = "passed") -> str
 def compilers() -> Iterator[Row]:
     """A library by each compiler, which passes the tests of the kernels; arm64's sources only compile."""
     sys.path.insert(0, str(ROOT / "csrc"))
-    import build_cpu
     import toolchain
+
+    import build_cpu
 
     torch_dir = toolchain.find_torch()
     ours = f"{platform.python_version()}"

@@ -9,8 +9,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "csrc"))
 
-import build_cuda
 import toolchain
+
+import build_cuda
 
 VARIABLES = (
     "CXX",

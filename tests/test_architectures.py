@@ -11,8 +11,9 @@ from torch.utils import cpp_extension
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "csrc"))
 
-import build_cuda
 from toolchain import BuildError
+
+import build_cuda
 
 
 @pytest.fixture

@@ -25,7 +25,14 @@ SMALL = [case for case in CASES if not case.slow]
 # The emulation runs thread by thread.
 TINY = [
     case_of(name, dtype, layout)
-    for name in ("x2", "odd_channels", "one_channel", "row", "one_pixel_low", "per_channel_downsampled")
+    for name in (
+        "x2",
+        "odd_channels",
+        "one_channel",
+        "row",
+        "one_pixel_low",
+        "per_channel_downsampled",
+    )
     for dtype in DTYPES
     for layout in ("contiguous", "channels_last")
 ]

@@ -16,8 +16,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "csrc"))
 
-import build_cuda  # noqa: E402
 import toolchain  # noqa: E402
+
+import build_cuda  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,

@@ -7,10 +7,10 @@ import platform
 import shutil
 
 import pytest
+import toolchain
 import torch
 from torch import Tensor
 
-import build_cpu
 import build_cuda
 from checking.cases import (
     POOLS,

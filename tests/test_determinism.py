@@ -132,7 +132,9 @@ def test_no_sum_of_a_loss_is_the_librarys(case: LossCase) -> None:
 
 
 def test_a_sum_of_the_librarys_is_found() -> None:
-    assert "aten::_convolution" in library_sums(block("efpn_bs", "per_channel", "contiguous", "cpu"))
+    assert "aten::_convolution" in library_sums(
+        block("efpn_bs", "per_channel", "contiguous", "cpu")
+    )
 
 
 def test_an_image_does_not_depend_on_its_neighbours(backend: Backend) -> None:

@@ -34,7 +34,11 @@ def test_of_modules(backend: Backend) -> None:
     for kind in (EFPNBS, reference.EFPNBS):
         with FlopCounterMode(display=False) as counter:
             kind(7, 6).to(backend.device)(*inputs)
-        by_module = {name.split(".", 1)[1]: dict(c) for name, c in counter.get_flop_counts().items() if "." in name}
+        by_module = {
+            name.split(".", 1)[1]: dict(c)
+            for name, c in counter.get_flop_counts().items()
+            if "." in name
+        }
         counts.append(by_module)
     assert counts[0] == counts[1]
     assert {"cem.project", "fbsm.low_conv"} <= set(counts[0])

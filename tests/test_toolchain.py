@@ -18,10 +18,11 @@ from efpn_kernels import _stamp
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "csrc"))
 
-import build_cpu  # noqa: E402
-import build_cuda  # noqa: E402
 import toolchain  # noqa: E402
 from toolchain import BuildError  # noqa: E402
+
+import build_cpu  # noqa: E402
+import build_cuda  # noqa: E402
 
 
 @pytest.fixture

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import checks
 from ..ops.efpn_bs import PARAMETERS
 from ..ops.layout import dense, in_format, is_channels_last
-from . import cem, high_gate, low_gate, refine
+from . import high_gate, low_gate, refine
 from .parameter_gradients import like_parameters
 from .target import Target
 

@@ -142,7 +142,7 @@ def dc_loss(namespace: str, *arguments: Any) -> Tensor:
 
     The last argument, ``with_grad``, says whether it will be differentiated.
     """
-    autograd.refuse_transforms("dc_loss", [a for a in arguments if isinstance(a, Tensor)])
+    autograd.refuse_transforms("dc_loss", arguments[:5])
     if torch.compiler.is_exporting():  # the operator alone, for inference
         return getattr(torch.ops, namespace).dc_loss.default(*arguments[:-1], False)[0]
     return _DCLoss.apply(namespace, *arguments)
@@ -153,7 +153,7 @@ def _differentiable(namespace: str) -> None:
 
     With ``with_grad=True`` it hands its own gradients out: then a tensor that wants one is an error.
     """
-    operation = getattr(getattr(torch.ops, namespace), "dc_loss").default
+    operation = getattr(torch.ops, namespace).dc_loss.default
 
     def kernel(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         tensors, with_grad = arguments[:5], arguments[8]

@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import build_cuda
 import toolchain
+
+import build_cuda
 
 HERE = Path(__file__).resolve().parent
 NAMESPACE = "efpn_cuda_on_cpu"
