@@ -195,13 +195,19 @@ def arguments(device: str) -> list:
 
 
 @pytest.mark.parametrize("which", [0, 1, 3, 4])
-def test_a_direct_call_that_wants_a_gradient_raises(backend: Backend, which: int) -> None:
-    operators = backends.namespace(backend.name)
+def test_a_direct_call_has_a_gradient_or_raises(backend: Backend, which: int) -> None:
+    """With ``with_grad`` the operator hands its own out; the other way it is differentiable, as in an export."""
+    operators = getattr(torch.ops, backends.DESCRIPTORS[backend.name].namespace)
     given = arguments(backend.device)
     given[which].requires_grad_()
     name = ("pred", "target", "weight", "k", "delta")[which]
-    with pytest.raises(RuntimeError, match=rf"dc_loss: {name}: .*functional\.dc_loss"):
+    with pytest.raises(RuntimeError, match=r"dc_loss: with_grad: expected False.*functional"):
         operators.dc_loss(*given, True, 1.0, True)
+    for reduce in (True, False):
+        loss = operators.dc_loss(*given, reduce, 1.0, False)[0]
+        (grad,) = torch.autograd.grad(loss.sum(), given[which])
+        plain = reference.dc_loss(*given[:2], *given[3:5], reduction="sum")
+        torch.testing.assert_close(grad, torch.autograd.grad(plain, given[which])[0])
     with pytest.raises(RuntimeError, match=rf"dc_loss_backward: {name}: .*use_backend"):
         operators.dc_loss_backward(given[0].detach(), *given, 1.0)
     with torch.no_grad():
@@ -209,7 +215,7 @@ def test_a_direct_call_that_wants_a_gradient_raises(backend: Backend, which: int
 
 
 def test_a_direct_call_takes_any_strides_and_checks_the_rest(backend: Backend) -> None:
-    operators = backends.namespace(backend.name)
+    operators = getattr(torch.ops, backends.DESCRIPTORS[backend.name].namespace)
     pred, target, _, k, delta, form = arguments(backend.device)
     turned = pred.t().contiguous().t()
     for reduce in (True, False):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import build_cpu
+import toolchain
 import build_cuda
 from checking.emulator import build
 
@@ -28,9 +28,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         return 'INCLUDES="-I/cuda/include"'
 
     monkeypatch.setattr(build_cuda, "SOURCES", tmp_path / "csrc" / "cuda")
-    monkeypatch.setattr(build_cuda, "run", run)
+    monkeypatch.setattr(toolchain, "run", run)
     monkeypatch.setattr(build_cuda, "find_nvcc", lambda: "nvcc")
-    monkeypatch.setattr(build_cpu, "find_compiler", lambda: "c++")
+    monkeypatch.setattr(toolchain, "find_compiler", lambda: ["c++"])
     return compiled
 
 

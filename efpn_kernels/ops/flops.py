@@ -10,7 +10,6 @@ from math import prod
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import register_flop_formula
 
 from .efpn_bs import PARAMETERS
 from .kernels import NAMESPACES
@@ -49,6 +48,13 @@ def efpn_bs_backward(
     return 2 * efpn_bs(p_low, p_high, *rest)
 
 
-for _namespace in NAMESPACES:
-    for _formula in (cem, cem_backward, efpn_bs, efpn_bs_backward):
-        register_flop_formula(getattr(getattr(torch.ops, _namespace), _formula.__name__))(_formula)
+def register() -> None:
+    """Tell PyTorch's counter, unless importing it fails: it imports Triton, which may be damaged."""
+    try:
+        from torch.utils.flop_counter import register_flop_formula
+    except Exception:
+        return
+    for namespace in NAMESPACES:
+        for formula in (cem, cem_backward, efpn_bs, efpn_bs_backward):
+            operator = getattr(getattr(torch.ops, namespace), formula.__name__)
+            register_flop_formula(operator)(formula)
