@@ -25,7 +25,6 @@ ROOT = Path(__file__).resolve().parent.parent
 INSTALLED = ROOT / "tests" / "installed.py"
 OLDEST_TORCH = "2.11.0"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
-SECONDS_WITHOUT_COMPILER = 30
 Row = tuple[str, ...]
 HEAD: Row = ("interpreter", "torch", "glibc", "compiler", "result")
 
@@ -142,7 +141,7 @@ def described(python: Path) -> Row:
 
 
 def from_sources(folder: Path, archive: Path) -> Iterator[Row]:
-    """The source archive with the compiler at hand, and with none: installed, used, in time."""
+    """The source archive with no compiler, and with the one at hand; the time is that of pip."""
     place = folder / "sources"
     python = place / "bin" / "python"
     made = run("uv", "venv", "--quiet", "--seed", "--python", sys.executable, place)
@@ -166,8 +165,6 @@ def from_sources(folder: Path, archive: Path) -> Iterator[Row]:
         if done.returncode == 0:
             done = run(python, INSTALLED, how)
         result = outcome(done, f"passed, installed in {seconds:.0f} s")
-        if variables is none and seconds > SECONDS_WITHOUT_COMPILER:
-            result = f"FAILED: {seconds:.0f} s"
         yield (*described(python), compiler, result)
 
 
