@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 pytest.importorskip("mmdet.registry")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cpu_graphs import install
 from mmdet.registry import MODELS
