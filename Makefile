@@ -1,6 +1,7 @@
 # make bench      set up and run the benchmarks; SIZE=full for the long ones
 # make test       set up and pass every test, detectors included (compiles mmcv once)
 # make test-core  the same without mmdet
+# make test-onedl the detectors' tests on onedl's forks of mmcv, mmdet and mmengine, nothing compiled
 # make demo       train and look at a tiny-object detector
 # make gpu-check  on a machine with an NVIDIA GPU: build, test, benchmark, with the Python at hand
 # make fuzz N=... random calls against the plain twins, from a fresh seed
@@ -25,7 +26,7 @@ CORE := $(VENV)/.core
 BUILT := $(VENV)/.built
 MMDET := $(VENV)/.mmdet
 
-.PHONY: fuzz bench test test-core interpret-operators interpret-kernels demo gpu-check sanitize lint wheel wheel-test compilers release-check clean setup
+.PHONY: fuzz bench test test-core test-onedl interpret-operators interpret-kernels demo gpu-check sanitize lint wheel wheel-test compilers release-check clean setup
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
@@ -72,6 +73,27 @@ test-core: $(BUILT)
 N ?= 20000
 fuzz: $(BUILT)
 	$(QUIETLY) $(BIN)/python tests/fuzz.py --count $(N)
+
+# The maintained forks, over the packages of $(VENV). mmcv is unpacked, not compiled: what calls its operators
+# is skipped, what starts Python anew is left out.
+ONEDL := $(VENV)-onedl
+ONEDL_PIP := $(ONEDL)/bin/python -m pip --disable-pip-version-check
+ONEDL_MMCV := onedl_mmcv-2.3.6
+SITE = $$($(1)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+$(ONEDL)/.ready: $(BUILT) requirements-mmdet.txt
+	$(PYTHON) -m venv --without-pip $(ONEDL)
+	echo "$(call SITE,$(VENV))" > "$(call SITE,$(ONEDL))/core.pth"
+	$(ONEDL_PIP) install --quiet shapely $$(grep -E '^[a-z]' requirements-mmdet.txt | grep -v ^mm)
+	$(ONEDL_PIP) install --quiet onedl-mmengine==0.10.12 onedl-mmdetection==3.5.1
+	$(ONEDL_PIP) download --quiet --no-deps --no-build-isolation --no-binary :all: \
+		--dest $(ONEDL) onedl-mmcv==$(lastword $(subst -, ,$(ONEDL_MMCV)))
+	tar -xzf $(ONEDL)/$(ONEDL_MMCV).tar.gz --strip-components 1 -C "$(call SITE,$(ONEDL))" \
+		$(ONEDL_MMCV)/mmcv $(ONEDL_MMCV)/onedl_mmcv.egg-info
+	touch $@
+
+test-onedl: $(ONEDL)/.ready
+	$(QUIETLY) PYTHONPATH=.:integration:tests/mmdet $(ONEDL)/bin/python -m pytest -p no_operators tests/mmdet \
+		-m "not slow" -k "not processes and not workers"
 
 demo: $(BUILT) $(MMDET)
 	$(BIN)/efpn demo

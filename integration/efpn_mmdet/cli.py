@@ -77,7 +77,8 @@ def augment_at_test_time(config: Config) -> None:
     model = config.get("tta_model")
     if model is None:
         raise ValueError(
-            "--tta: expected tta_model in the config, found none; mmdet's docs show one"
+            "--tta: expected tta_model in the config, found none; such as dict(type='DetTTAModel', "
+            "tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))"
         )
     dataset = config.test_dataloader.dataset
     *steps, pack = dataset.pipeline

@@ -43,8 +43,9 @@ class AITODMetric(BaseMetric):
         backend_args, collect_device, prefix: as for mmdet's ``CocoMetric``.
 
     Raises:
-        ValueError: ``format_only`` without ``outfile_prefix``; two images of one id in ``ann_file``; later,
-            classes that it does not have, predictions of another image or of a label without a class.
+        ValueError: ``format_only`` without ``outfile_prefix``; an ``ann_file`` that is no COCO json or has two
+            images of one id; later, classes that it does not have, predictions of another image or of a
+            label without a class.
     """
 
     default_prefix = "aitod"
@@ -67,7 +68,7 @@ class AITODMetric(BaseMetric):
         self.format_only = format_only
         self.ann_file = ann_file
         with get_local_path(ann_file, backend_args=backend_args) as local_path:
-            self._document = json.loads(Path(local_path).read_text(encoding="utf-8-sig"))
+            self._document = _coco_document(Path(local_path), ann_file)
         self._numbers = _image_numbers(self._document["images"], ann_file)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
@@ -168,6 +169,16 @@ class AITODMetric(BaseMetric):
                 "AI-TOD metric: %d of %d images have predictions, the others count as missed",
                 *(len(results), images),
             )
+
+
+def _coco_document(path: Path, ann_file: str) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"ann_file: expected json, {ann_file} is none: {error}") from error
+    if not isinstance(document, dict) or not {"images", "categories"} <= document.keys():
+        raise ValueError(f"ann_file: expected images and categories, as in COCO, in {ann_file}")
+    return document
 
 
 def _image_numbers(images: Sequence[dict[str, Any]], ann_file: str) -> dict[Hashable, int]:

@@ -12,7 +12,7 @@ from typing import Any
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -72,33 +72,27 @@ class MatchCheckpointHook(Hook):
     """Compares a checkpoint with the model before it is loaded.
 
     To resume, it must be the same model's, otherwise ``ValueError`` before anything is trained. With
-    ``load_from``, a plain detector takes the neck of a checkpoint with an ``EFPNBSNeck``, and how many of
-    the model's tensors the checkpoint has is logged.
+    ``load_from``, a plain detector takes the neck of a checkpoint with an ``EFPNBSNeck``; the log says how
+    many tensors that filled.
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Check or rename, before mmengine copies the weights into the model."""
         model = runner.model
-        while is_model_wrapper(model) or hasattr(
-            model, "merge_preds"
-        ):  # one that augments at test time
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
-        inside = checkpoint if "state_dict" in checkpoint else {"state_dict": checkpoint}
-        state = {key.removeprefix("module."): value for key, value in inside["state_dict"].items()}
+        saved = checkpoint.get("state_dict", checkpoint)
+        state = {key.removeprefix("module."): value for key, value in saved.items()}
         own = model.state_dict()
         if runner._resume:
             _check_same_model(own, state)
             return
         plain = to_plain_neck(state, own)
-        if plain.keys() != state.keys():
-            whose = "the EFPNBSNeck's base in the"
-            neck = {key: own[key] for key in plain.keys() - state.keys()}
-            _report("neck", neck, plain, "", whose)
-            if "state_dict" in checkpoint:
-                checkpoint["state_dict"] = plain
-            else:
-                checkpoint.clear()
-                checkpoint.update(plain)
+        renamed = {key: own[key] for key in plain.keys() - state.keys()}
+        if renamed:
+            _report("neck", renamed, plain, "", "the EFPNBSNeck's base in the")
+            saved.clear()
+            saved.update(plain)
 
 
 def _check_same_model(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

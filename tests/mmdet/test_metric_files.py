@@ -81,3 +81,14 @@ def test_detections_are_written_as_coco(tmp_path: Path) -> None:
         ValueError, match="outfile_prefix: expected a path with format_only, got None"
     ):
         AITODMetric(str(truth), format_only=True)
+
+
+def test_a_file_that_is_no_coco_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.json"
+    for text, message in (
+        ("{", r"expected json, .*broken\.json is none"),
+        ("[]", "expected images"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f"ann_file: {message}"):
+            AITODMetric(str(path))

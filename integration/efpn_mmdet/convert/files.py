@@ -44,7 +44,10 @@ def files_by_stem(
             )
         found[path.stem] = path
     if not found:
-        raise FileNotFoundError(f"{name}: expected {', '.join(suffixes)} files in {directory}")
+        raise FileNotFoundError(
+            f"{name}: expected {', '.join(suffixes)} files in {directory}, found none; images without "
+            "labels are converted with `none` in place of the labels' folder"
+        )
     return dict(sorted(found.items()))
 
 

@@ -18,19 +18,40 @@ _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 LARGE = 1 << 26  # pixels, from which on memory counts
 
 
-def read_image(path: Path) -> np.ndarray:
-    """``[H, W, 3]`` BGR, turned as its EXIF orientation says, with its 8 or 16 bits a channel.
+class LargeImage:
+    """A PNG of 8 bits in Pillow's four bytes a pixel; of an array it has the shape, the type and windows.
 
-    A large PNG of 8 bits takes the memory of the result, 2.4 GB for 29 200 x 27 620 pixels; OpenCV needs twice
-    as much for others, and three times for a TIFF.
+    OpenCV would hold it twice for a while: six bytes a pixel.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, image: Image.Image) -> None:
+        self._image = image
+        self.shape = (image.height, image.width, 3)
+
+    def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
+        """``[h, w, 3]`` BGR of ``[top:bottom, left:right]``."""
+        (top, bottom, _), (left, right, _) = (
+            one.indices(length) for one, length in zip(window, self.shape, strict=False)
+        )
+        part = np.asarray(self._image.crop((left, top, right, bottom)))
+        return np.ascontiguousarray(part[..., ::-1])
+
+
+def read_image(path: Path) -> np.ndarray | LargeImage:
+    """``[H, W, 3]`` BGR, turned as its EXIF orientation says, with its 8 or 16 bits a channel.
 
     Raises:
         OSError: naming the file: no image, a part of it is missing, another depth, too many pixels.
     """
     width, height = _size(path)
-    image = _read_plain_png(path, width, height) if width * height >= LARGE else None
-    if image is None:
-        image = _read(path)
+    if width * height >= LARGE and _is_plain_png(path):
+        return _read_large(path)
+    try:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    except cv2.error as error:
+        raise OSError(f"{path}: cannot be read as an image: {error}") from error
     if image is None:
         raise OSError(f"{path}: cannot be read as an image, or a part of it is missing")
     if image.dtype not in (np.uint8, np.uint16):
@@ -41,28 +62,19 @@ def read_image(path: Path) -> np.ndarray:
     return image
 
 
-def _read(path: Path, *into: np.ndarray) -> np.ndarray | None:
-    try:
-        return cv2.imread(str(path), *into, flags=cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    except cv2.error as error:
-        raise OSError(f"{path}: cannot be read as an image: {error}") from error
-
-
-def _read_plain_png(path: Path, width: int, height: int) -> np.ndarray | None:
-    """A PNG of 8 bits, row after row, that nothing turns; ``None`` for other files and incomplete ones.
-
-    Into an array of the right size OpenCV decodes at once; otherwise it holds the image twice for a while. But
-    it does not say then whether it succeeded: the last row does, which is random before.
-    """
+def _is_plain_png(path: Path) -> bool:
+    """Whether it has three channels of 8 bits, and nothing that turns it."""
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        plain = data[:8] == _PNG and data[24] == 8 and data[28] == 0 and data.find(b"eXIf") < 0
-    if not plain:
-        return None
-    image = np.empty((height, width, 3), np.uint8)
-    unread = np.random.default_rng().integers(256, size=(width, 3), dtype=np.uint8)
-    image[-1] = unread
-    _read(path, image)
-    return None if np.array_equal(image[-1], unread) else image
+        return data[:8] == _PNG and data[24:26] == b"\x08\x02" and data.find(b"eXIf") < 0
+
+
+def _read_large(path: Path) -> LargeImage:
+    try:
+        with _any_size(), Image.open(path) as image:
+            image.load()
+            return LargeImage(image)
+    except (OSError, SyntaxError) as error:
+        raise OSError(f"{path}: cannot be read as an image: {error}") from error
 
 
 def _size(path: Path) -> tuple[int, int]:
