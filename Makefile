@@ -64,7 +64,7 @@ INTERPRET := $(QUIETLY) TRITON_INTERPRET=1 $(BIN)/python -m pytest --quiet --bac
 interpret-operators: $(BUILT)
 	$(INTERPRET) tests/test_efpn_bs.py tests/test_cem.py tests/test_dc_loss.py
 interpret-kernels: $(BUILT)
-	$(INTERPRET) tests/test_fbsm.py tests/test_kernels.py tests/test_triton_conv.py tests/test_triton_offsets.py tests/test_triton_count.py -k triton
+	$(INTERPRET) tests/test_fbsm.py tests/test_kernels.py tests/test_triton_convolution.py tests/test_triton_offsets.py tests/test_triton_count.py -k triton
 
 test-core: $(BUILT)
 	$(QUIETLY) $(BIN)/python -m pytest tests --ignore tests/mmdet

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 import toolchain
+
 import build_cuda
 from checking.emulator import build
 
@@ -36,7 +36,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
 def test_what_has_not_changed_is_not_compiled_again(compiled: list[str], tmp_path: Path) -> None:
     build.build(tmp_path / "out")
-    assert "context_add.cu" in compiled and "emulate.cpp" in compiled
+    assert "cem_context_add.cu" in compiled and "emulate.cpp" in compiled
     compiled.clear()
     for path in (tmp_path / "csrc").rglob("*.cu*"):
         os.utime(path)  # as a checkout or a copy does

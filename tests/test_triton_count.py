@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 
 def test_a_pass_over_a_map() -> None:
     from checking.counting import counting
-    from efpn_kernels.triton.context import context_add
+    from efpn_kernels.triton.cem import context_add
 
     # 40 programs run whole, 640 by samples.
     for N in (1, 16):
@@ -32,7 +32,7 @@ def test_a_pass_over_a_map() -> None:
 
 def test_a_convolution() -> None:
     from checking.counting import counting
-    from efpn_kernels.triton.conv import relu_conv
+    from efpn_kernels.triton.convolution import relu_conv
 
     x = torch.empty(1, 64, 16, 32, dtype=torch.bfloat16, memory_format=torch.channels_last)
     weight = torch.empty(32, 64, 3, 3, dtype=torch.bfloat16)

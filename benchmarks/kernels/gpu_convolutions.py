@@ -19,7 +19,7 @@ from torch import Tensor
 
 from checking.contracts import CONTRACTS
 from checking.real_shapes import LOW
-from efpn_kernels.triton import conv as triton_conv
+from efpn_kernels.triton import convolution as triton_conv
 
 from ..environment import describe
 from . import cudnn_fused

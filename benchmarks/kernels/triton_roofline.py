@@ -43,7 +43,7 @@ def calls(
     N: int, maker: EmptyMaker, only: set[str]
 ) -> Iterator[tuple[str, str, Callable[[], object]]]:
     """Every operator, and the convolutions where they can run: name, case and a call."""
-    from efpn_kernels.triton import KERNELS, conv
+    from efpn_kernels.triton import KERNELS, convolution
 
     launchers = {kernel.__name__: kernel for kernel in KERNELS}
     for case in real_cases(N):
@@ -51,16 +51,16 @@ def calls(
             args = case.build(maker)
             yield case.kernel, case.id, lambda k=case.kernel, a=args: launchers[k](*a)
     x = maker.map(N, 256, *LOW)
-    if not conv.can_run(x) or (only and "conv3x3" not in only):
+    if not convolution.can_run(x) or (only and "conv3x3" not in only):
         return
     weight, bias = maker.map(256, 256, 3, 3), maker.normal(256)
     border, context = maker.accumulated(N, 3, 3, 256), maker.accumulated(N, 256)
     gate = (border, maker.normal(256), maker.normal(1))
     mask = maker.gate(N, *LOW)
     name = f"{N}x256x{LOW[0]}x{LOW[1]}"
-    yield "low_gate_conv", f"{name}", lambda: conv.low_gate_conv(x, weight, *gate, False)
-    yield "low_gate_conv", f"keep-{name}", lambda: conv.low_gate_conv(x, weight, *gate, True)
-    yield "refine_conv", name, lambda: conv.refine_conv(x, context, mask, weight, bias)
+    yield "low_gate_conv", f"{name}", lambda: convolution.low_gate_conv(x, weight, *gate, False)
+    yield "low_gate_conv", f"keep-{name}", lambda: convolution.low_gate_conv(x, weight, *gate, True)
+    yield "refine_conv", name, lambda: convolution.refine_conv(x, context, mask, weight, bias)
 
 
 def rows(batches: list[int], only: set[str]) -> Iterator[dict]:

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from checking import cases
 from checking.cases import Case, Maker
-from efpn_kernels.triton import KERNELS, conv, launch, settings
+from efpn_kernels.triton import KERNELS, convolution, launch, settings
 from efpn_kernels.triton.settings import Block, Flat, Limits, Patch, Setting
 
 from ..environment import describe
@@ -39,7 +39,7 @@ from ..shapes import DATA_SETS, SMOKE, NeckShape
 from . import gpu_kernels
 
 FORMATS = tuple(itertools.product((torch.bfloat16, torch.float32), (True, False)))
-LAUNCHERS = {kernel.__name__: kernel for kernel in (*KERNELS, conv.relu_conv)}
+LAUNCHERS = {kernel.__name__: kernel for kernel in (*KERNELS, convolution.relu_conv)}
 GAIN = 0.98
 MAX_WARPS = 16
 PATCHES = ((8, 16), (4, 32), (16, 8))
@@ -107,7 +107,7 @@ def entries_of(case: Case, args: list) -> dict[Entry, Setting]:
     """The settings that a case looks up; nothing is launched."""
     found: dict[Entry, Setting] = {}
     find = settings.find
-    kernel_type = type(conv.conv3x3_kernel)
+    kernel_type = type(convolution.conv3x3_kernel)
     run = kernel_type.run
 
     def recorded(kernel: str, x: Tensor, shape_class: str = settings.ANY) -> Setting:

@@ -38,7 +38,7 @@ REPLACED = {
         "#include <torch/csrc/stable/accelerator.h>": "",
     },
     "device.cuh": {"#include <cuda_runtime.h>": ""},
-    "pooled_context.cu": {
+    "cem_pooled_context.cu": {
         "#include <cooperative_groups.h>": "",
         "#if __CUDA_ARCH__ >= 900": "#if 1",
         "STD_CUDA_CHECK(cudaFuncGetAttributes(": "(void)(cudaFuncGetAttributes(",
@@ -49,7 +49,9 @@ REPLACED = {
         "generated/c_shim_cuda.h": "generated/c_shim_cpu.h",
     },
     # A CPU's library has no product of halves with a wider result.
-    "taps.cu": {"return p_high.scalar_type();": "return accumulate_type(p_high.scalar_type());"},
+    "high_gate_taps.cu": {
+        "return p_high.scalar_type();": "return accumulate_type(p_high.scalar_type());"
+    },
 }
 FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-w", "-x", "c++")
 # The compiler calls watch.cpp for every access, and its accesses are those of the source.

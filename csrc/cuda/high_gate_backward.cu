@@ -1,5 +1,5 @@
 // The backward of the high gate: recomputes A from the taps, then gathers along y and along x.
-// See upsampled_gate.cu for the walks.
+// See high_gate.cu for the walks.
 //
 // A first walk, down the columns, rebuilds A, makes the gradient before the ReLU, sums the gradients of
 // bias and gate weight, and gathers along y into grad_rows (the layout of rows). A strip of low-resolution

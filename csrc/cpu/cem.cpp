@@ -23,7 +23,7 @@ struct ContextGradients {
 
 }  // namespace efpn
 
-#define EFPN_KERNELS "context_kernels.h"
+#define EFPN_KERNELS "cem_kernels.h"
 #include "foreach_isa.h"
 
 namespace efpn {

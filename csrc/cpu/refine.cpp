@@ -53,7 +53,7 @@ struct PaddedImages {
 
 }  // namespace efpn
 
-#define EFPN_KERNELS "gate_apply_kernels.h"
+#define EFPN_KERNELS "refine_kernels.h"
 #include "foreach_isa.h"
 
 namespace efpn {

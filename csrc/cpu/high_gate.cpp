@@ -63,7 +63,7 @@ class MapRow {
 
 }  // namespace efpn
 
-#define EFPN_KERNELS "upsampled_gate_kernels.h"
+#define EFPN_KERNELS "high_gate_kernels.h"
 #include "foreach_isa.h"
 
 namespace efpn {

@@ -8,9 +8,9 @@ import triton.language as tl
 from torch import Tensor
 
 from . import settings
-from .gate_apply import load_neighbour
 from .launch import chunks, launch, power_of_2
 from .reduce import split_sum
+from .refine_gate_apply import load_neighbour
 from .settings import REDUCTION_PROGRAMS
 
 

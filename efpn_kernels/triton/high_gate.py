@@ -36,10 +36,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import settings
-from .launch import Tile, cdiv, is_channels_last, launch, tile_of
-from .settings import CHANNELS_LAST, CONTIGUOUS, Limits
-from .tile import map_tile, relu, sigmoid
-from .upsampled_walk import (
+from .high_gate_walk import (
     first_sources,
     last_sample,
     next_source,
@@ -47,6 +44,9 @@ from .upsampled_walk import (
     start_walk,
     walk_to,
 )
+from .launch import Tile, cdiv, is_channels_last, launch, tile_of
+from .settings import CHANNELS_LAST, CONTIGUOUS, Limits
+from .tile import map_tile, relu, sigmoid
 
 
 @triton.jit

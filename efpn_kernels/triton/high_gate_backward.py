@@ -8,12 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from . import settings
-from .launch import cdiv, chunks, is_channels_last, launch, tile_of
-from .reduce import split_sum
-from .settings import CHANNELS_LAST, UPSAMPLED_PROGRAMS, UPSAMPLED_WALK
-from .tile import gate_slope, gather_range, map_tile, relu, relu_gradient
-from .upsampled_gate import column_tile, interpolated_rows
-from .upsampled_walk import (
+from .high_gate import column_tile, interpolated_rows
+from .high_gate_walk import (
     first_sources,
     gather_to,
     last_sample,
@@ -21,6 +17,10 @@ from .upsampled_walk import (
     source_weights,
     start_walk,
 )
+from .launch import cdiv, chunks, is_channels_last, launch, tile_of
+from .reduce import split_sum
+from .settings import CHANNELS_LAST, UPSAMPLED_PROGRAMS, UPSAMPLED_WALK
+from .tile import gate_slope, gather_range, map_tile, relu, relu_gradient
 
 
 @triton.jit
