@@ -7,7 +7,6 @@ runs has run here.
 from __future__ import annotations
 
 import platform
-from functools import cache
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from cases import case as case_of
 from torch import Tensor
 
 import build_cuda
-from checking.emulator import Emulation
+from checking.emulator import emulation
 from efpn_kernels.composition import Target, cem, efpn_bs
 
 CPU = Target("efpn", lambda x: x.dtype == torch.float32, library_adds_bias=True)
@@ -40,11 +39,6 @@ EMULATED = pytest.mark.skipif(
     build_cuda.find_nvcc() is None or platform.machine() != "x86_64",
     reason="the emulation needs CUDA's headers and an x86-64 processor",
 )
-
-
-@cache
-def emulation() -> Emulation:
-    return Emulation()
 
 
 def same_bits(got: Tensor, expected: Tensor, what: str) -> None:

@@ -24,7 +24,7 @@ from checking.cases import (
     pooled_cases,
 )
 from checking.comparison import check_results, run_kernel
-from checking.emulator import Emulation
+from checking.emulator import Emulation, emulation
 
 pytestmark = [
     pytest.mark.slow,
@@ -69,10 +69,9 @@ def case_id(value: Case | bool | list[int]) -> str:
     return "channels_last" if value else "contiguous"
 
 
-@pytest.fixture(scope="module")
-def emulation() -> Emulation:
-    """The kernels, built once and kept from run to run."""
-    return Emulation()
+@pytest.fixture(name="emulation")
+def the_emulation() -> Emulation:
+    return emulation()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from checking.cases import Maker
-from checking.emulator import FOLDER, Emulation
+from checking.emulator import Emulation, emulation
 from checking.real_shapes import FORMATS, real_cases
 
 BYTES_PER_S = 4.3e12
@@ -26,7 +26,7 @@ HEADER += ("L1 MB", "warp accesses", "conflicts", "counted us")
 
 
 def launches(
-    emulation: Emulation, batches: list[int], only: set[str]
+    emulated: Emulation, batches: list[int], only: set[str]
 ) -> Iterator[tuple[str, str, str, dict]]:
     """Operator, case, format and what one launch did."""
     for N in batches:
@@ -37,8 +37,8 @@ def launches(
                 if only and case.kernel not in only:
                     continue
                 args = case.build(Maker(dtype, channels_last, "cpu"))
-                with emulation.counting() as done:
-                    emulation.kernel(case.kernel)(*args)
+                with emulated.counting() as done:
+                    emulated.kernel(case.kernel)(*args)
                 for launch in done:
                     yield case.kernel, case.id, name, launch
 
@@ -66,11 +66,11 @@ def cells(operator: str, case: str, form: str, launch: dict) -> tuple[str, ...]:
     )
 
 
-def hottest(emulation: Emulation, launch: dict, count: int) -> Iterator[str]:
+def hottest(emulated: Emulation, launch: dict, count: int) -> Iterator[str]:
     """The places in the source that move most, with what they move."""
     by_cost = sorted(launch["places"], key=lambda p: p["moved"] // 32 + p["wavefronts"])
     for place in by_cost[: -count - 1 : -1]:
-        where = " <- ".join(emulation.place(place["code"])[:4])
+        where = " <- ".join(emulated.place(place["code"])[:4])
         what = "writes" if place["write"] else "reads"
         memory = "shared" if place["shared"] else "global"
         yield (
@@ -89,14 +89,14 @@ def main() -> None:
     )
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
-    emulation = Emulation(FOLDER)
+    emulated = emulation()
     only = set(filter(None, options.operators.split(",")))
     batches = [int(N) for N in options.batches.split(",")]
     rows = []
-    for operator, case, form, launch in launches(emulation, batches, only):
+    for operator, case, form, launch in launches(emulated, batches, only):
         rows.append(cells(operator, case, form, launch))
         print("  ".join(rows[-1]), flush=True)
-        for line in hottest(emulation, launch, options.places):
+        for line in hottest(emulated, launch, options.places):
             print(line, flush=True)
     if options.markdown:
         title = "# CUDA kernels on paper\n\n**Counted, not measured.** "

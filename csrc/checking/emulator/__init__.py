@@ -1,5 +1,5 @@
 """The CUDA kernels on a CPU, thread by thread: values, races, alignment, bounds, and counts of accesses."""
 
-from .emulation import FOLDER, Emulation
+from .emulation import Emulation, emulation
 
-__all__ = ["FOLDER", "Emulation"]
+__all__ = ["Emulation", "emulation"]

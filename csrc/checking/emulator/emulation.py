@@ -26,7 +26,7 @@ FOLDER = ROOT / "build" / "emulator"
 class Emulation:
     """The library, built under ``folder`` where that is out of date."""
 
-    def __init__(self, folder: Path = FOLDER) -> None:
+    def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = build.build(folder)
         self.namespace = torch.library.Library(build.NAMESPACE, "FRAGMENT")
@@ -105,3 +105,9 @@ class Emulation:
         name = self.symbols("-Cf", hex(code))[0]
         name = name.removeprefix("void ").replace("(anonymous namespace)::", "")
         return name.replace("efpn::cuda::", "").split("(")[0]
+
+
+@functools.cache
+def emulation() -> Emulation:
+    """The one of this process: a namespace of the dispatcher is defined once."""
+    return Emulation(FOLDER)
