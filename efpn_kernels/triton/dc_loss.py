@@ -36,15 +36,15 @@ def dc_terms(pred, target, weight, k, delta, TEXT: tl.constexpr):
     s = -1.0 if TEXT else 1.0
     a, b = gate_pair(s * k * (error - delta))
     # a b comes first: it is next to nothing where error^2 may overflow.
-    slope = s * (a * b)
-    grad_gate = k * slope * error * (error - 1)
+    slope = s * (a * b) * error * (error - 1)
+    grad_gate = k * slope
     loss = a * error * error + b * error
     grad_error = 2 * a * error + b + grad_gate
     sign = tl.where(pred > target, 1.0, tl.where(pred < target, -1.0, 0.0))
     return (
         weight * loss,
         weight * sign * grad_error,
-        weight * (slope * (error - delta) * error * (error - 1)),
+        weight * (slope * (error - delta)),
         -weight * grad_gate,
     )
 
@@ -84,9 +84,6 @@ def dc_loss_kernel(
     program = tl.program_id(0)
     k = tl.load(k_ptr).to(ACC)
     delta = tl.load(delta_ptr).to(ACC)
-    factor = tl.full([BLOCK], scale, ACC)
-    if OF_SUM:
-        factor *= tl.load(grad_loss_ptr).to(ACC)
     loss_sum = tl.zeros([BLOCK], ACC)
     k_sum = tl.zeros([BLOCK], ACC)
     delta_sum = tl.zeros([BLOCK], ACC)
@@ -95,11 +92,13 @@ def dc_loss_kernel(
         inside = at < numel
         pred = tl.load(pred_ptr + at, inside, other=0.0).to(ACC)
         target = tl.load(target_ptr + at, inside, other=0.0).to(ACC)
-        weight = factor
+        weight = tl.full([], scale, ACC)
+        if OF_SUM:  # here, where it needs no register between the tiles
+            weight *= tl.load(grad_loss_ptr).to(ACC)
+        elif BACKWARD:
+            weight = weight * tl.load(grad_loss_ptr + at, inside, other=0.0).to(ACC)
         if WEIGHTED:
             weight = weight * tl.load(weight_ptr + at, inside, other=0.0).to(ACC)
-        if BACKWARD and not OF_SUM:
-            weight = weight * tl.load(grad_loss_ptr + at, inside, other=0.0).to(ACC)
         loss, grad_pred, grad_k, grad_delta = dc_terms(pred, target, weight, k, delta, TEXT)
         if REDUCE:
             loss_sum += loss
