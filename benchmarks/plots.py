@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from .environment import headline
 from .records import (
     AUTOGRAD,
     COMPILE,
@@ -23,12 +24,14 @@ from .records import (
     FORWARD,
     HEADLINE,
     OURS,
+    PICTURES,
     TRAINING,
     GroupKey,
     Row,
     by_group,
+    ours_in,
+    speedup_over,
 )
-from .report import PICTURES, headline, ours_in, speedup_over
 from .shapes import CALL
 
 COLOURS = {

@@ -9,12 +9,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .environment import headline
 from .goals import Goal, copy_share, goals_of
-from .records import AUTOGRAD, COPY, FLOOR, OURS, GroupKey, Omission, Row, by_group
+from .records import (
+    FLOOR,
+    PICTURES,
+    GroupKey,
+    Omission,
+    Row,
+    by_group,
+    speedup_over,
+)
 
 JSON = "report.json"
 MARKDOWN = "report.md"
-PICTURES = ("efpn_bs_time.png", "speedup.png", "dc_loss.png", "memory.png")
 SCHEMA = 1
 # A number with its unit: right-aligned in tables.
 NUMERIC = re.compile(r"[≤≥]? ?[\d.e+-]+ ?(x|%|s|ms|us|MiB)?")
@@ -109,21 +117,6 @@ def markdown(
     return "\n".join(parts)
 
 
-def headline(environment: Mapping[str, Any]) -> str:
-    """Device, versions, date and commit in one line, and the size of a run that was not full."""
-    device = environment["device"]
-    if environment["device_type"] == "cpu":
-        limited = "limited to " if environment.get("limits") else ""
-        device += f" ({limited}{environment['cpu_capability']}, {environment['threads']} threads)"
-    triton = f", Triton {environment['triton']}" if environment["device_type"] == "cuda" else ""
-    size = environment.get("size", "full")
-    return (
-        f"{device}, PyTorch {environment['torch']}{triton}, Python {environment['python']}, "
-        f"efpn_kernels {environment['efpn_kernels']}, {environment['date']}, "
-        f"commit {environment['commit']}{f', {size} run' if size != 'full' else ''}"
-    )
-
-
 def goals_table(goals: Sequence[Goal]) -> str:
     """Goal, bound, measured ratio, and whether it is met or by how much it is missed."""
     if not goals:
@@ -167,20 +160,6 @@ def row_cells(row: Row, rows: Sequence[Row]) -> dict[str, str]:
         "peak": mebibytes(row.peak_bytes),
         "first call": "" if row.first_call_s is None else duration(row.first_call_s),
     }
-
-
-def ours_in(rows: Sequence[Row], memory_format: str) -> Row | None:
-    """The fastest of ours in a memory format."""
-    ours = [row for row in rows if row.variant == OURS and row.memory_format == memory_format]
-    return min(ours, key=lambda row: row.median_s, default=None)
-
-
-def speedup_over(row: Row, rows: Sequence[Row]) -> float | None:
-    """How many times faster ours is than an equal implementation in the row's memory format."""
-    ours = ours_in(rows, row.memory_format)
-    if ours is None or row.variant in (OURS, FLOOR, COPY, AUTOGRAD):
-        return None
-    return row.median_s / ours.median_s
 
 
 def over_floor(row: Row, rows: Sequence[Row]) -> float | None:

@@ -9,13 +9,11 @@ import torch
 
 # Importing the package loads every backend that this machine can run.
 import efpn_kernels  # noqa: F401
-from checking.cases import Case, Maker, kernel_cases
+from checking.cases import NOT_NEEDED, Case, Maker, kernel_cases
 from checking.comparison import check_results, run_kernel
 from efpn_kernels.ops.kernels import KERNELS
 
 CASES = [(case, channels_last) for case in kernel_cases() for channels_last in case.formats]
-# A CPU's library adds the bias of a convolution itself.
-NOT_NEEDED = {("efpn", "cpu"): {"bias_relu_"}}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 

@@ -73,6 +73,9 @@ BORDERS: tuple[Shape, ...] = (
 ELEMENTS: tuple[Shape, ...] = ((0,), (1,), (7,), (3, 5, 4), (1000,), (9000,))
 """Shapes of DCLoss's arguments."""
 
+# What a backend leaves out: a CPU's library adds the bias of a convolution itself.
+NOT_NEEDED = {("efpn", "cpu"): {"bias_relu_"}}
+
 
 class Maker:
     """Makes the arguments of one case, from a seed of its own."""
