@@ -9,6 +9,7 @@ __all__ = [
     "EFPNBS",
     "FBSM",
     "DCLoss",
+    "EFPNBSLevel",
     "__version__",
     "current_backend",
     "explain",
@@ -23,6 +24,7 @@ if find_spec("torch") is not None:
     from . import functional, reference
     from .backends import current_backend, explain, use_backend
     from .graphed import graphed
+    from .levels import EFPNBSLevel
     from .modules import CEM, EFPNBS, FBSM, DCLoss, patch
 else:  # `efpn --help` and `efpn doctor` still have something to say
 

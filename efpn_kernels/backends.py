@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from . import _libraries, checks
+from . import _libraries, checks, measured
 from .ops import efpn_bs
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -231,11 +231,22 @@ class Explanation:
     choice: str
     backend: str | None
     refused: dict[str, str] = field(default_factory=dict)
+    call: measured.Call | None = None
+
+    @property
+    def cost(self) -> str | None:
+        """What such a call took on a machine of this kind; None if that has not been measured."""
+        if self.backend is None or self.call is None:
+            return None
+        return measured.cost(self.call, self.backend)
 
     def __str__(self) -> str:
         what = f"{self.operator} of {self.tensors}" if self.operator else self.tensors
         runs = f"runs on: {self.backend}" if self.backend else "no backend can run this call"
         lines = [f"{what} (backend {self.choice!r}) {runs}"]
+        lines += (
+            [f"  measured on this kind of machine: {self.cost}"] if self.cost is not None else []
+        )
         lines += [f"  not {name}: {reason}" for name, reason in self.refused.items()]
         return "\n".join(lines)
 
@@ -248,7 +259,8 @@ def explain(*arguments: str | Tensor) -> Explanation:
             ``explain(p_low, p_high)`` or ``explain("efpn_bs", p_low, p_high)``.
 
     Returns:
-        An :class:`Explanation` with ``backend``, ``refused`` (backend -> reason) and a readable str.
+        An :class:`Explanation` with ``backend``, ``refused`` (backend -> reason), ``cost`` (of such a call,
+        where the clone holds a report of a machine of this kind) and a readable str.
         ``backend`` is None if no backend accepts this combination of tensors.
     """
     operator = arguments[0] if arguments and isinstance(arguments[0], str) else None
@@ -276,7 +288,9 @@ def explain(*arguments: str | Tensor) -> Explanation:
             chosen = name
         else:
             refused[name] = reason
-    return Explanation(operator, described, _choice, chosen, refused)
+    dtype = str(first.dtype).removeprefix("torch.")
+    call = measured.Call(operator or "efpn_bs", first.device.type, dtype, tuple(first.shape))
+    return Explanation(operator, described, _choice, chosen, refused, call)
 
 
 def _mixture(operator: str | None, tensors: list[Tensor]) -> str | None:

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlparse
 
 import torch
 
-from . import _libraries, backends
+from . import _libraries, backends, measured, selftest
 from ._libraries import Cause, SharedLibrary
 from .version import __version__
 
@@ -156,6 +156,16 @@ def _library_lines(library: SharedLibrary) -> list[str]:
     return lines
 
 
+def _cost_lines() -> list[str]:
+    """What a call took on machines of this kind, if the clone holds a report of one."""
+    lines = []
+    for name, backend in backends.DESCRIPTORS.items():
+        if backend.library.loaded:
+            found = measured.headlines(backend.device_type, name)
+            lines += [f"  {name:10} {line}" for line in found]
+    return ["", "Measured on this kind of machine", *lines] if lines else []
+
+
 def report() -> str:
     """The whole report as text."""
     lines = [
@@ -183,18 +193,29 @@ def report() -> str:
         for name in backends.BACKENDS:
             reason = backends.why_unsupported(name, torch.device(device_type), torch.float32)
             lines.append(f"    {name:10} {'can run' if reason is None else reason}")
-    return "\n".join(lines)
+    return "\n".join(lines + _cost_lines())
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Print the report; 0 if a compiled or Triton backend can run, else 1."""
-    argparse.ArgumentParser(
+    """Print the report; 0 if a compiled or Triton backend can run, and with ``--test`` is right, else 1."""
+    parser = argparse.ArgumentParser(
         prog="efpn doctor",
         description="What of efpn_kernels runs here, what does not and why, and the command that "
         "fixes it. Fails if only plain PyTorch runs.",
-    ).parse_args(arguments)
+    )
+    parser.add_argument(
+        "--test",
+        action="store_true",
+        help="run every backend at hand against plain PyTorch, in a few seconds; fails if one is wrong",
+    )
+    options = parser.parse_args(arguments)
     print(report())
+    right = True
+    if options.test:
+        outcomes = selftest.run()
+        right = all(one.ok for one in outcomes)
+        print(f"\nSelf-test, forward and backward\n{selftest.table(outcomes)}")
     if any(library.loaded for library in (_libraries.CPU, _libraries.CUDA, _libraries.TRITON)):
-        return 0
+        return 0 if right else 1
     print("\nOnly plain PyTorch runs here.", file=sys.stderr)
     return 1

@@ -59,9 +59,10 @@ def cem(p_low: Tensor, p_high: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ``[N, Cl, H, W]``, channels_last where ``p_low`` is dense in that format, else contiguous.
 
     Raises:
-        TypeError: for a dtype that does not fit; ValueError: for a shape or device that does not;
+        TypeError: for a dtype that does not fit.
+        ValueError: for a shape or device that does not fit.
         RuntimeError: if an explicitly chosen backend cannot run these tensors, and for transforms that
-        the operators do not know (``torch.func``, forward-mode differentiation, ``torch.jit.trace``).
+            the operators do not know (``torch.func``, forward-mode differentiation, ``torch.jit.trace``).
     """
     tensors = (p_low, p_high, weight, bias)
     return _run(
@@ -154,9 +155,7 @@ def efpn_bs(
         p_low: ``[N, Cl, H, W]``, floating point.
         p_high: ``[N, Ch, h, w]``, at least one pixel, dtype and device of ``p_low``.
         project_weight: ``[Cl, Ch, 1, 1]``; project_bias: ``[Cl]``.
-        high_conv_weight, high_conv_bias, high_gate_weight, high_gate_bias, low_conv_weight,
-            low_conv_bias, low_gate_weight, low_gate_bias, fuse_weight, fuse_bias, refine_weight,
-            refine_bias: as in :func:`fbsm`.
+        high_conv_weight: and all that follow: as in :func:`fbsm`.
 
     Returns:
         ``[N, Cl, H, W]``, channels_last where ``p_low`` is dense in that format, else contiguous.
@@ -214,7 +213,7 @@ def dc_loss(
         k: slope of the gate, one element.
         delta: error at which the gate is one half, one element.
         weight: broadcastable to ``pred``, not differentiable.
-        form: ``"equation"`` (Eq. 9-10: L1 for small errors) or ``"text"`` (the gate turned round).
+        form: ``"equation"`` (Eq. 9-10: L1 for small errors) or ``"text"`` (gate direction reversed).
         reduction: ``"none"``, ``"mean"`` (of nothing: zero) or ``"sum"``.
         avg_factor: with ``"mean"``: what to divide the sum by, instead of the number of elements: a
             number or a tensor of one element, on the device of ``pred`` or a scalar on the CPU.

@@ -27,16 +27,19 @@ ALLOWED: dict[str, set[str]] = {
     "ops": set(),
     "_stamp": set(),
     "_libraries": {"_stamp", "ops", "triton"},
-    "backends": {"_libraries", "checks", "ops"},
+    "measured": {"_libraries"},
+    "selftest": {"backends", "modules", "reference"},
+    "backends": {"_libraries", "checks", "measured", "ops"},
     "checks": {"reference"},
     "functional": {"backends", "checks", "ops", "reference"},
     "plain": set(),
     "graphed": {"backends"},
     "modules": {"backends", "checks", "functional", "plain", "reference"},
-    "doctor": {"_libraries", "backends", "version"},
+    "levels": {"modules"},
+    "doctor": {"_libraries", "backends", "measured", "selftest", "version"},
     "cli": {"doctor", "version"},
     "__main__": {"cli"},
-    "__init__": {"backends", "functional", "graphed", "modules", "reference", "version"},
+    "__init__": {"backends", "functional", "graphed", "levels", "modules", "reference", "version"},
 }
 FOREIGN = {
     "reference": {"torch"},
@@ -160,8 +163,8 @@ assert type(block).__module__.startswith("efpn_kernels.reference")
 def test_public_names() -> None:
     for name in efpn_kernels.__all__:
         assert hasattr(efpn_kernels, name), name
-    for name in ("CEM", "FBSM", "EFPNBS", "DCLoss", "patch", "use_backend", "explain", "graphed"):
-        assert name in efpn_kernels.__all__
+    modules = {"CEM", "FBSM", "EFPNBS", "EFPNBSLevel", "DCLoss"}
+    assert modules | {"patch", "use_backend", "explain", "graphed"} <= set(efpn_kernels.__all__)
     assert set(efpn_kernels.functional.__all__) == {"cem", "fbsm", "efpn_bs", "dc_loss"}
 
 

@@ -112,7 +112,7 @@ def test_a_figure_that_was_changed_by_hand_is_found(
         tmp_path / "benchmarks" / "results" / RESULTS[0].parent.name / "report.md",
     ):
         text = path.read_text()
-        start = text.find("<!-- benchmarks:cpu -->") + 1
+        start = text.find("<!-- benchmarks -->") + 1
         figure = re.compile(r"\d\.\d\dx").search(text, start)
         path.write_text(text[: figure.start()] + "9.99x" + text[figure.end() :])
         assert readme_table.main(["--check"]) == 1
@@ -131,34 +131,28 @@ def test_the_kernels_table_is_what_its_data_say() -> None:
         assert path.with_suffix(".md").read_text() == expected
 
 
-def test_the_readme_shows_what_auto_takes_and_losses_too() -> None:
-    """On a GPU ordinary calls stand beside replayed graphs, both of the first backend of `auto`."""
+def test_the_headline_table_is_short_and_shows_losses_too() -> None:
+    from benchmarks import readme_table
+
+    lines = [line for line in readme_table.section().splitlines() if line.startswith("|")][2:]
+    assert len(lines) == len(readme_table.HEADLINES) <= readme_table.MOST_ROWS
+    speed_ups = [float(figure) for line in lines for figure in re.findall(r"(\d+\.\d\d)x", line)]
+    assert min(speed_ups) < 1 < max(speed_ups)
+
+
+def test_the_headline_shows_what_auto_takes() -> None:
+    """The first backend of ``auto``, though another one is faster."""
     from benchmarks import readme_table
     from benchmarks.records import FORWARD, OURS, Row
-    from efpn_kernels.backends import AUTO_ORDER
 
-    def row(variant: str, clock: str, milliseconds: float, ran_on: str | None = None) -> Row:
-        shape, cache = "AI-TOD 800x800, N=1", "cold" if clock == "graph" else "warm"
-        group = ("EFPNBS", shape, "bfloat16", FORWARD, cache, clock)
+    def row(variant: str, milliseconds: float, ran_on: str | None = None) -> Row:
+        group = ("EFPNBS", "shape", "float32", FORWARD, "warm", "events")
         times = (milliseconds / 1e3,) * 4
         return Row(*group, variant, "contiguous", ran_on, ran_on, *times, (), 1, None)
 
-    rows = []
-    for clock, eager, cuda, triton in (("events", 4, 5, 3), ("graph", 4, 2, 1)):
-        rows += [row("eager", clock, eager), row(OURS, clock, triton, "triton")]
-        rows += [row(OURS, clock, cuda, "cuda")]
-    environment = dict.fromkeys(
-        ("torch", "triton", "python", "efpn_kernels", "date", "commit"), "?"
-    )
-    environment |= {"device_type": "cuda", "device": "GPU"}
-    text = readme_table.device_table(readme_table.RESULTS / "gpu", environment, rows)
-    calls, graphs = text.split("**The kernels alone**")
-    assert "**Ordinary calls**" in calls
-    first = next(o.backends[0] for o in AUTO_ORDER if o.device_type == "cuda")
-    for part, speed_up, other in (
-        (calls, "0.80x", "triton 3 ms"),
-        (graphs, "2.00x", "triton 1 ms"),
-    ):
-        line = part.rstrip().splitlines()[-1]
-        for cell in (first, speed_up, other):
-            assert f" {cell} " in line
+    one = readme_table.Headline("title", "gpu", "EFPNBS", "shape", FORWARD, clock="events")
+    rows = [row("eager", 4), row(OURS, 3, "triton"), row(OURS, 5, "cuda")]
+    line = readme_table.table_line(one, "GPU", rows, ("cuda", "triton"))
+    assert (line["backend"], line["vs eager"]) == ("cuda", "0.80x")
+    with pytest.raises(ValueError, match="gpu: expected rows of EFPNBS"):
+        readme_table.table_line(one, "GPU", rows[:1], ("cuda", "triton"))
