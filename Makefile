@@ -5,6 +5,7 @@
 # make demo       train and look at a tiny-object detector
 # make gpu-check  on a machine with an NVIDIA GPU: build, test, benchmark, with the Python at hand
 # make fuzz N=... random calls against the plain twins, from a fresh seed
+# make mutants    plant the faults of tests/faults one by one; AREAS="cpu triton" for some of them
 # make sanitize   core tests on a library with ASan and UBSan; the CUDA kernels on a CPU with ASan
 # make wheel      dist/: the source archive, and the wheel that is built from it
 # make wheel-test the wheel in a clean environment
@@ -26,7 +27,7 @@ CORE := $(VENV)/.core
 BUILT := $(VENV)/.built
 MMDET := $(VENV)/.mmdet
 
-.PHONY: fuzz bench test test-core test-onedl interpret-operators interpret-kernels demo gpu-check sanitize lint wheel wheel-test compilers release-check clean setup
+.PHONY: fuzz mutants bench test test-core test-onedl interpret-operators interpret-kernels demo gpu-check sanitize lint wheel wheel-test compilers release-check clean setup
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
@@ -64,7 +65,7 @@ INTERPRET := $(QUIETLY) TRITON_INTERPRET=1 $(BIN)/python -m pytest --quiet --bac
 interpret-operators: $(BUILT)
 	$(INTERPRET) tests/test_efpn_bs.py tests/test_cem.py tests/test_dc_loss.py
 interpret-kernels: $(BUILT)
-	$(INTERPRET) tests/test_fbsm.py tests/test_kernels.py tests/test_triton_convolution.py tests/test_triton_offsets.py tests/test_triton_count.py -k triton
+	$(INTERPRET) tests/test_fbsm.py tests/test_kernels.py tests/test_triton_convolution.py tests/test_triton_offsets.py tests/test_triton_count.py tests/test_triton_tiles.py -k triton
 
 test-core: $(BUILT)
 	$(QUIETLY) $(BIN)/python -m pytest tests --ignore tests/mmdet
@@ -73,6 +74,10 @@ test-core: $(BUILT)
 N ?= 20000
 fuzz: $(BUILT)
 	$(QUIETLY) $(BIN)/python tests/fuzz.py --count $(N)
+
+AREAS ?= arguments operators composition cpu cuda triton modules backends reference integration build benchmarks
+mutants: $(BUILT) $(MMDET)
+	$(QUIETLY) $(BIN)/python tests/mutate.py --areas $(AREAS)
 
 # The maintained forks, over the packages of $(VENV). mmcv is unpacked, not compiled: what calls its operators
 # is skipped, what starts Python anew is left out.

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "csrc"))
 from toolchain import BuildError
 
 import build_cuda
+from efpn_kernels import _libraries
 
 
 @pytest.fixture
@@ -39,7 +40,17 @@ def test_an_older_toolkit_loses_the_newest_architectures(machine: Machine, tmp_p
 
 def test_the_newest_toolkit_keeps_the_list(machine: Machine) -> None:
     nvcc = str(machine.nvcc("13.0"))
-    assert build_cuda.architectures(nvcc) == build_cuda.DEFAULT_ARCHITECTURES
+    assert build_cuda.architectures(nvcc) == ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX")
+
+
+def test_every_supported_gpu_runs_the_default_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 8.0 on, those that are newer than the list too, by its PTX; Tegra is built for by name."""
+    built = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX")
+    monkeypatch.setattr(_libraries, "CUDA_ARCHITECTURES", built)
+    for capability in ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (10, 3), (12, 0), (12, 1), (13, 0)):
+        assert _libraries.architecture_problem(capability) is None, capability
+    for capability in ((7, 5), (8, 7)):
+        assert _libraries.architecture_problem(capability) is not None, capability
 
 
 @pytest.mark.parametrize("wanted", ["9.0;12.0+PTX", "Hopper;Blackwell", "10.3f"])

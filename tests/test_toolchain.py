@@ -90,6 +90,47 @@ def test_flags_reach_compiler_and_link(machine: Machine, tmp_path: Path) -> None
     assert link.index("-ltorch_cpu") < link.index("-Wl,-z,now")
 
 
+# What lets a compiler change numbers, whoever spells it.
+CHANGES_NUMBERS = re.compile(
+    r"fast[-_]?math|Ofast|unsafe-math|associative-math|reciprocal-math|finite-math|no-signed-zeros"
+    r"|rounding-math|cx-limited-range|ftz|prec-div|prec-sqrt|fmad|ffp-|mrecip|march|mtune|mcpu"
+)
+
+
+def test_no_flag_changes_numbers(machine: Machine, tmp_path: Path) -> None:
+    """NaN stays, zeros keep their sign, sums their order; and a library runs on every processor."""
+    machine.tool("g++")
+    home = machine.nvcc("13.0", machine.folder / "cuda" / "bin").parent.parent
+    machine.patch.setenv("CUDA_HOME", str(home))
+    build_cpu.build_cpu(tmp_path / "_cpu.abi3.so")
+    build_cuda.build_cuda(tmp_path / "_cuda.abi3.so")
+    calls = [call for call in machine.calls() if " -c " in call or " -shared " in call]
+    assert {Path(call.split()[0]).name for call in calls} == {"g++", "nvcc"}
+    for call in calls:
+        words = [word for word in call.split() if word.startswith("-")]
+        assert not [word for word in words if CHANGES_NUMBERS.search(word)], call
+    for flag in ("-ffast-math", "--use_fast_math", "-Ofast", "-fassociative-math", "-ftz=true"):
+        assert CHANGES_NUMBERS.search(flag), flag
+
+
+def test_what_the_libraries_are_compiled_with(machine: Machine, tmp_path: Path) -> None:
+    """Optimised, for the stable ABI of the oldest torch, with nothing visible but what is meant to be."""
+    machine.tool("g++")
+    home = machine.nvcc("13.0", machine.folder / "cuda" / "bin").parent.parent
+    machine.patch.setenv("CUDA_HOME", str(home))
+    build_cpu.build_cpu(tmp_path / "_cpu.abi3.so")
+    build_cuda.build_cuda(tmp_path / "_cuda.abi3.so")
+    compiles = [call for call in machine.calls() if " -c " in call]
+    assert compiles
+    for call in compiles:
+        words = call.replace(",", " ").split()
+        for word in ("-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden"):
+            assert word in words, call
+        assert "-DTORCH_TARGET_VERSION=0x020b000000000000" in words
+    ours = [call for call in machine.calls() if "libtorch_cuda.so" in call and "-o" in call]
+    assert any("--no-as-needed" in call and "-cudart static" in call for call in ours)
+
+
 def test_a_compiler_that_is_too_old(machine: Machine, tmp_path: Path) -> None:
     """One sentence with its own first error, before anything is built."""
     machine.tool("g++", more='*probe.cpp*) echo "probe.cpp:9: error: no such builtin"; exit 1;;')

@@ -214,6 +214,19 @@ Range stacks() {
   return {begin, begin + kStack * kMostThreads};
 }
 
+namespace {
+
+bool only_ends = false;
+
+// Whether the blocks from i on, `step` of them, run: all, or those at the ends of an axis.
+bool wanted(unsigned i, unsigned size, unsigned step) {
+  return !only_ends || i == 0 || i + step >= size;
+}
+
+}  // namespace
+
+bool ends_only() { return only_ends; }
+
 void launch(const void* code, dim3 grid, dim3 block, unsigned size, void (*body)(const void*),
             const void* data) {
   call = body;
@@ -223,8 +236,10 @@ void launch(const void* code, dim3 grid, dim3 block, unsigned size, void (*body)
   now.launch_start = now.time + 1;
   launch_starts(code, int(grid.x * grid.y * grid.z));
   for (unsigned z = 0; z < grid.z; ++z) {
-    for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; x += size) run_cluster(x, y, z, size);
+    for (unsigned y = 0; wanted(z, grid.z, 1) && y < grid.y; ++y) {
+      for (unsigned x = 0; wanted(y, grid.y, 1) && x < grid.x; x += size) {
+        if (wanted(x, grid.x, size)) run_cluster(x, y, z, size);
+      }
     }
   }
 }
@@ -260,6 +275,11 @@ extern "C" __attribute__((visibility("default"))) void efpn_emulate_device(int i
   device_index = index;
   binary_version = binary;
   ptx_version = ptx;
+}
+
+// From now on only the first and the last blocks run, or all.
+extern "C" __attribute__((visibility("default"))) void efpn_emulate_ends(int only) {
+  emulate::only_ends = only != 0;
 }
 
 // How often the attributes of a kernel have been asked for.

@@ -57,6 +57,15 @@ class Emulation:
         finally:
             self.library.efpn_emulate_device(0, 80, 80)
 
+    @contextmanager
+    def ends(self) -> Iterator[None]:
+        """Only the blocks at the ends of a grid run, and nothing is poisoned: for tensors beyond memory."""
+        self.library.efpn_emulate_ends(1)
+        try:
+            yield
+        finally:
+            self.library.efpn_emulate_ends(0)
+
     def questions(self) -> int:
         """How often the attributes of a kernel have been asked for so far."""
         return self.library.efpn_emulate_questions()
