@@ -19,6 +19,7 @@ USAGE = """usage: efpn COMMAND ...
   predict     boxes, scores and pictures for images
   convert     VisDrone and DOTA-v2 annotations to COCO json
   configs     paths of the mmdet configs that come with the package
+  similarity-constants  what SimD, DotD and NWD need of a config's data set and anchors
   demo-data   build the small tiny-object data set
   demo        data, training, evaluation and pictures in one go
 

@@ -18,13 +18,23 @@ from .metric import AITODMetric
 from .neck import EFPNBSNeck
 from .optimizer import DCLossOptimWrapperConstructor
 from .pretrained import MatchCheckpointHook
-from .rfla import HierarchicalAssigner, ReceptiveFieldDistance, RFAnchorGenerator
+from .rfla import HierarchicalAssigner, RFAnchorGenerator
+from .similarity import (
+    BoxSimilarity,
+    ChunkedMaxIoUAssigner,
+    NWDLoss,
+    SimilarityLoss,
+    SimilarityRPNHead,
+    register_similarity,
+)
 
 __all__ = [
     "AITODDataset",
     "AITODMetric",
+    "BoxSimilarity",
     "CheckScheduleHook",
     "CheckpointHook",
+    "ChunkedMaxIoUAssigner",
     "DCLoss",
     "DCLossOptimWrapperConstructor",
     "DOTA2HBBDataset",
@@ -33,9 +43,11 @@ __all__ = [
     "HierarchicalAssigner",
     "LogEFPNHook",
     "MatchCheckpointHook",
+    "NWDLoss",
     "RFAnchorGenerator",
-    "ReceptiveFieldDistance",
     "ReproducibleEpochsHook",
+    "SimilarityLoss",
+    "SimilarityRPNHead",
     "TinyDemoDataset",
     "UseDCLossHook",
     "VisDroneDataset",

@@ -1,4 +1,5 @@
-"""The commands of ``efpn`` that need mmdet: train, test, predict, convert, configs, demo-data, demo."""
+"""The commands of ``efpn`` that need mmdet: train, test, predict, convert, configs, similarity-constants,
+demo-data, demo."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ from .launch import LAUNCHERS, set_launcher
 from .outputs import check_work_dir, default_work_dir, new_file
 from .predict import Predictor, predict_images
 from .pretrained import MatchCheckpointHook
+from .similarity import constants
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -158,6 +160,14 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _command(commands, "configs", config_files.main, "paths of the package's configs")
     config_files.add_arguments(command)
+
+    command = _command(
+        commands,
+        "similarity-constants",
+        constants.main,
+        "SimD's, DotD's and NWD's for a config's data",
+    )
+    constants.add_arguments(command)
 
     command = _command(commands, "demo-data", demo_data.main, "build the small data set")
     demo_data.add_arguments(command)

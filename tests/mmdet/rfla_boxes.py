@@ -1,4 +1,4 @@
-"""Boxes and anchors for the tests of RFLA."""
+"""Boxes, anchors and similarities for the tests of RFLA and its kin."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ import torch
 from torch import Tensor
 
 from efpn_mmdet.rfla import RFAnchorGenerator
+from efpn_mmdet.similarity.scores import build_similarity
 
 STRIDES = [4, 8, 16, 32, 64]
+SIMILARITIES = {
+    **{name: {"type": name} for name in ("kl", "exp_kl", "wasserstein", "nwd")},
+    "dotd": {"type": "dotd", "size": 12.7},
+    "simd": {"type": "simd", "m": 6.13, "n": 4.59},
+}
+SCORES = {name: build_similarity(config) for name, config in SIMILARITIES.items()}
 
 
 def random_boxes(count: int, extent: float, longest: float, seed: int) -> Tensor:

@@ -133,7 +133,7 @@ def assigner_of(name: str) -> ConfigDict:
 @pytest.mark.parametrize("data", DATA_SETS)
 def test_rfla_is_the_published_one(detector: str, method: str, data: str) -> None:
     assigner = assigner_of(f"{detector}/{method}_{data}.py")
-    assert (assigner.distance, assigner.published_rescale) == ("kl", True)
+    assert (assigner.similarity, assigner.published_rescale) == ("kl", True)
     assert tuple(assigner.topk) == ((2, 1) if data == "dota2" else (3, 1))
     assert TASK_UTILS.build(assigner).gpu_assign_thr == 512
 

@@ -14,12 +14,11 @@ pytest.importorskip("mmdet.registry")
 
 from mmdet.registry import TASK_UTILS
 from mmengine.structures import InstanceData
-from rfla_boxes import grid_anchors, random_boxes
+from rfla_boxes import SCORES, SIMILARITIES, grid_anchors, random_boxes
 from torch import Tensor
 
 from efpn_mmdet.rfla import HierarchicalAssigner
-from efpn_mmdet.rfla.distances import SCORES
-from efpn_mmdet.rfla.ranking import rank_anchors, scaled_about_centre
+from efpn_mmdet.similarity.ranking import rank_anchors, scaled_about_centre
 
 
 def naive_ranking(scores: Tensor, k: int) -> Tensor:
@@ -49,7 +48,7 @@ def instances(anchors: Tensor, gts: Tensor) -> tuple[InstanceData, InstanceData]
 
 
 def test_everything_is_registered() -> None:
-    for name in ("RFAnchorGenerator", "HierarchicalAssigner", "ReceptiveFieldDistance"):
+    for name in ("RFAnchorGenerator", "HierarchicalAssigner", "BoxSimilarity"):
         assert TASK_UTILS.get(name) is not None
 
 
@@ -61,7 +60,7 @@ def test_everything_is_registered() -> None:
 def test_the_assigner_equals_the_naive_loop(distance: str, gt_count: int) -> None:
     anchors, gts = grid_anchors(), random_boxes(gt_count, 128, 24, seed=gt_count)
     gts[gt_count // 2 :] = gts[: gt_count - gt_count // 2].clone()  # ties between ground truths
-    assigner = HierarchicalAssigner(distance, chunk_elements=5 * len(anchors))
+    assigner = HierarchicalAssigner(SIMILARITIES[distance], chunk_elements=5 * len(anchors))
     result = assigner.assign(*instances(anchors, gts))
     gt_inds, best = naive_assignment(gts, anchors, distance)
     assert torch.equal(result.gt_inds, gt_inds)
@@ -177,7 +176,7 @@ def test_the_published_switch_changes_the_regression_targets_of_an_rpn() -> None
     [
         ({"topk": (0, 1)}, r"topk: expected \(k1 >= 1, k2 >= 0\), got \(0, 1\)"),
         ({"ratio": 0.0}, "ratio: expected a positive number, got 0.0"),
-        ({"distance": "iou"}, "distance: expected one of kl"),
+        ({"similarity": "iou"}, "similarity: expected one of kl"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict, message: str) -> None:

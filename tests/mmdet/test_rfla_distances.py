@@ -12,11 +12,11 @@ pytest.importorskip("mmdet.registry")
 from mmdet.registry import TASK_UTILS
 from mmdet.structures.bbox import HorizontalBoxes, bbox_overlaps
 from mmengine.structures import InstanceData
-from rfla_boxes import STRIDES, grid_anchors, random_boxes
+from rfla_boxes import SCORES, SIMILARITIES, STRIDES, grid_anchors, random_boxes
 from torch import Tensor
 
-from efpn_mmdet.rfla import ReceptiveFieldDistance, RFAnchorGenerator
-from efpn_mmdet.rfla.distances import SCORES
+from efpn_mmdet.rfla import RFAnchorGenerator
+from efpn_mmdet.similarity import BoxSimilarity
 
 # Anchors
 
@@ -90,7 +90,6 @@ def test_scores_have_the_bits_of_the_plain_formulas() -> None:
     assert torch.equal(SCORES["kl"](gts, anchors), 1 / (1 + kl))
     assert torch.equal(SCORES["exp_kl"](gts, anchors), torch.exp(-kl / 10))
     assert torch.equal(SCORES["wasserstein"](gts, anchors), 1 / (1 + wasserstein))
-    assert torch.equal(SCORES["nwd"](gts, anchors), torch.exp(-torch.sqrt(wasserstein) / 12.8))
 
 
 def test_kl_matches_torch_distributions() -> None:
@@ -114,17 +113,15 @@ def test_empty_boxes_give_finite_scores(distance: str) -> None:
 
 
 def test_the_distance_is_an_iou_calculator() -> None:
-    calculator = TASK_UTILS.build({"type": "ReceptiveFieldDistance", "distance": "nwd"})
+    calculator = TASK_UTILS.build({"type": "BoxSimilarity", "similarity": "nwd"})
     boxes = random_boxes(3, 64, 20, seed=0)
     assert torch.equal(calculator(HorizontalBoxes(boxes), boxes), SCORES["nwd"](boxes, boxes))
     assert "nwd" in repr(calculator)
-    with pytest.raises(ValueError, match=r"distance: expected one of kl, .*, got 'iou'"):
-        ReceptiveFieldDistance("iou")
 
 
 @pytest.mark.parametrize("distance", SCORES)
 def test_aligned_scores_are_the_matrix_diagonal(distance: str) -> None:
-    calculator = ReceptiveFieldDistance(distance)
+    calculator = BoxSimilarity(SIMILARITIES[distance])
     gts, anchors = random_boxes(40, 64, 20, seed=1), random_boxes(40, 64, 20, seed=2)
     aligned = calculator(gts, anchors, is_aligned=True)
     assert torch.equal(aligned, calculator(gts, anchors).diagonal())
@@ -133,7 +130,7 @@ def test_aligned_scores_are_the_matrix_diagonal(distance: str) -> None:
 
 def test_intersection_over_foreground_is_itself() -> None:
     """It says how much of an anchor an ignored region covers."""
-    calculator = ReceptiveFieldDistance("nwd")
+    calculator = BoxSimilarity("nwd")
     boxes, regions = random_boxes(9, 64, 20, seed=1), random_boxes(9, 64, 40, seed=2)
     assert torch.equal(calculator(boxes, regions, mode="iof"), bbox_overlaps(boxes, regions, "iof"))
     aligned = calculator(boxes, regions, mode="iof", is_aligned=True)
@@ -145,7 +142,7 @@ def test_ignored_regions_hide_anchors_from_max_iou_assigner() -> None:
         {
             "type": "MaxIoUAssigner",
             **{"pos_iou_thr": 0.7, "neg_iou_thr": 0.3, "min_pos_iou": 0.3, "ignore_iof_thr": 0.5},
-            "iou_calculator": {"type": "ReceptiveFieldDistance", "distance": "nwd"},
+            "iou_calculator": {"type": "BoxSimilarity", "similarity": "nwd"},
         }
     )
     anchors = torch.tensor([[0.0, 0, 8, 8], [40, 40, 48, 48], [41, 41, 47, 47]])
@@ -156,7 +153,7 @@ def test_ignored_regions_hide_anchors_from_max_iou_assigner() -> None:
 
 
 def test_what_is_no_calculation_is_refused() -> None:
-    calculator = ReceptiveFieldDistance()
+    calculator = BoxSimilarity()
     boxes = random_boxes(3, 64, 20, seed=0)
     with pytest.raises(ValueError, match="mode: expected 'iou' or 'iof', got 'giou'"):
         calculator(boxes, boxes, mode="giou")

@@ -3,6 +3,6 @@ _base_ = ["cascade_rcnn_scale2_aitod.py"]
 
 model = dict(
     train_cfg=dict(
-        rpn=dict(assigner=dict(iou_calculator=dict(type="ReceptiveFieldDistance", distance="nwd")))
+        rpn=dict(assigner=dict(iou_calculator=dict(type="BoxSimilarity", similarity="nwd")))
     )
 )

@@ -9,7 +9,7 @@ model = dict(
             assigner=dict(
                 _delete_=True,
                 type="HierarchicalAssigner",
-                distance="kl",
+                similarity="kl",
                 topk=(3, 1),
                 published_rescale=True,  # as in every config of the published code
             )

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .distances import Score
+from .scores import Score
 
 BACKGROUND, IGNORED = 0, -1
-BACKGROUND_BELOW = 0.8
 CHUNK_ELEMENTS = 1 << 22
 
 
@@ -38,11 +37,12 @@ def rank_anchors(
     k: int,
     score: Score,
     excluded: Tensor | None = None,
+    background_below: float = 0.8,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> Ranking:
     """Give every ground truth each anchor whose score equals one of its ``k`` best.
 
-    Anchors whose best score is below 0.8 start as background, the others as ignored. Where several
+    Anchors whose best score is below ``background_below`` start as background, the others as ignored. Where several
     ground truths want an anchor, the last one gets it. The score matrix is never built: it is
     visited ``chunk_elements`` at a time, and the result does not depend on how.
 
@@ -52,6 +52,7 @@ def rank_anchors(
         k: how many of a ground truth's best scores count; 0 assigns nothing.
         score: elementwise score ``([g, 4], [A, 4]) -> [g, A]``.
         excluded: ``[A]`` bool; these anchors score -1, stay ignored and are never positive.
+        background_below: see above.
     """
     count, k = len(anchors), min(k, len(anchors))
     if count == 0 or len(gts) == 0:
@@ -71,7 +72,7 @@ def rank_anchors(
             kth_best = scores.topk(k, dim=1).values[:, -1:]
             gt, anchor = ((scores >= kth_best) & (scores >= 0)).nonzero(as_tuple=True)
             winner.scatter_reduce_(0, anchor, gt + (start + 1), "amax")
-    background = (best >= 0) & (best < BACKGROUND_BELOW)
+    background = (best >= 0) & (best < background_below)
     unwanted = torch.where(background, BACKGROUND, IGNORED)
     return Ranking(torch.where(winner > 0, winner, unwanted), best)
 
