@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -240,19 +241,22 @@ def loss(
         if reduction != "mean":
             raise ValueError(f"avg_factor: expected reduction 'mean', got reduction {reduction!r}")
     real("loss_weight", factor)
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        for name, x in (("pred", pred), ("target", target), ("weight", weight)):
-            if x is not None and x.is_inference():
-                _keepable(name, pred, target, k, delta)
+    elements = {"pred": pred, "target": target, "weight": weight}
+    keepable(elements, (pred, target, k, delta))
 
 
-def _keepable(name: str, *differentiable: Tensor) -> None:
-    """No backward is to come that would need the inference tensor ``name``."""
-    if any(x.requires_grad for x in differentiable):
-        raise RuntimeError(
-            f"{name}: expected a tensor that can be kept for backward, got one made under "
-            "torch.inference_mode(); clone it outside of that, or call under torch.no_grad()"
-        )
+def keepable(tensors: dict[str, Tensor | None], differentiable: Iterable[Tensor | None]) -> None:
+    """No backward is to come that would need an inference tensor of these."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return
+    for name, x in tensors.items():
+        if x is None or not x.is_inference():
+            continue
+        if any(d is not None and d.requires_grad for d in differentiable):
+            raise RuntimeError(
+                f"{name}: expected a tensor that can be kept for backward, got one made under "
+                "torch.inference_mode(); clone it outside of that, or call under torch.no_grad()"
+            )
 
 
 def loss_weight(pred: Tensor, weight: Tensor) -> None:

@@ -41,6 +41,8 @@ def _run(
             return autograd.call(namespace, operator, *tensors)
     except Exception:
         check()
+        maps = {"c_low" if public_name == "fbsm" else "p_low": tensors[0], "p_high": tensors[1]}
+        checks.keepable(maps, tensors)
         raise
     check()
     return plain()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -227,3 +229,36 @@ def test_large_errors_saturate_without_overflow(backend: Backend) -> None:
     loss.sum().backward()
     torch.testing.assert_close(pred.grad, pred.detach().sign())
     assert k.grad.isfinite() and delta.grad.isfinite()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("operator", BLOCK_OPERATORS)
+def test_an_inference_tensor_in_training_is_refused_by_name(
+    backend: Backend, operator: str, which: int
+) -> None:
+    problem = block_problem(operator, case("x2"), backend.device)
+    tensors = list(problem.tensors.values())
+    with torch.inference_mode():
+        tensors[which] = tensors[which].detach().clone()
+    if operator == "cem" and which == 0:  # not needed in backward
+        problem.functional(*tensors).sum().backward()
+        return
+    name = list(problem.tensors)[which]
+    with pytest.raises(RuntimeError, match=f"{name}: .*inference_mode.*no_grad"):
+        problem.functional(*tensors)
+    with torch.no_grad():
+        problem.functional(*tensors)
+
+
+def test_reloading_the_package_keeps_what_is_registered() -> None:
+    code = """
+import importlib, sys, torch
+import efpn_kernels
+for name in [n for n in sys.modules if n.startswith("efpn_kernels")]:
+    importlib.reload(sys.modules[name])
+x = torch.randn(1, 4, 5, 6)
+efpn_kernels.EFPNBS(4, 4)(x, x).sum().backward()
+assert efpn_kernels.explain(x).backend == "cpu"
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

@@ -7,7 +7,9 @@ Importing this package defines every operator in the namespaces ``efpn`` (the co
 from . import cem, dc_loss, efpn_bs, flops
 from .kernels import NAMESPACES
 
-for _namespace in NAMESPACES:
-    for _operator in (cem, dc_loss, efpn_bs):
-        _operator.register(_namespace)
-flops.register()
+if "registered" not in globals():  # a module that is reloaded keeps what it has registered
+    for _namespace in NAMESPACES:
+        for _operator in (cem, dc_loss, efpn_bs):
+            _operator.register(_namespace)
+    flops.register()
+    registered = True

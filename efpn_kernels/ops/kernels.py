@@ -159,12 +159,12 @@ FUSED_CONVOLUTIONS: dict[str, str] = {
     "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
 }
 
-LIBRARIES = {namespace: torch.library.Library(namespace, "FRAGMENT") for namespace in NAMESPACES}
-
-for _library in LIBRARIES.values():
-    for _name, _schema in {**KERNELS, **FUSED_CONVOLUTIONS}.items():
-        _library.define(_name + _schema)
-LIBRARIES["efpn"].define("cpu_capability() -> int")
+if "LIBRARIES" not in globals():  # a module that is reloaded keeps what it has registered
+    LIBRARIES = {name: torch.library.Library(name, "FRAGMENT") for name in NAMESPACES}
+    for _library in LIBRARIES.values():
+        for _name, _schema in {**KERNELS, **FUSED_CONVOLUTIONS}.items():
+            _library.define(_name + _schema)
+    LIBRARIES["efpn"].define("cpu_capability() -> int")
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
