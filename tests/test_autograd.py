@@ -20,8 +20,9 @@ from cases import (
 from conftest import Backend
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from efpn_kernels import use_backend
+from efpn_kernels import EFPNBS, use_backend
 from efpn_kernels.reference import FORMS, REDUCTIONS
 
 TINY = {
@@ -230,3 +231,35 @@ def test_retained_graph_gives_the_same_gradients_again(backend: Backend) -> None
         g.zero_()
     for g, expected in zip(torch.autograd.grad(out, leaves, problem.grad_out), copies, strict=True):
         assert g.equal(expected)
+
+
+class Casts(TorchDispatchMode):
+    """Counts casts of one tensor at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        self.count += func is torch.ops.aten._to_copy.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("parameters", [torch.float32, torch.bfloat16], ids=str)
+def test_nothing_is_cast_one_by_one_under_autocast(
+    backend: Backend, parameters: torch.dtype
+) -> None:
+    """Neither parameters on their way in nor their gradients on their way out."""
+    block = EFPNBS(7, 6).to(backend.device, parameters)
+    low, high = (
+        torch.randn(shape, device=backend.device).bfloat16()
+        for shape in ((2, 6, 9, 10), (2, 7, 3, 4))
+    )
+    with Casts() as casts:
+        with torch.autocast(backend.device, torch.bfloat16):
+            out = block(low, high)
+        out.backward(torch.ones_like(out))
+    assert casts.count == 0
+    assert all(p.grad.dtype == parameters for p in block.parameters())

@@ -57,15 +57,18 @@ class _Call(torch.autograd.Function):
         dtype: torch.dtype | None,
         *tensors: Tensor | None,
     ) -> Tensor:
+        ctx.grad_dtype = None
         if dtype is not None:
-            tensors = autocast(tensors, dtype)
+            cast = autocast(tensors, dtype)
+            # Parameters that autocast casts get their gradients in the dtype that they are summed in.
+            if any(x is not y for x, y in zip(tensors[2:], cast[2:], strict=True)):
+                ctx.grad_dtype = accumulate_dtype(cast[0].dtype)
+            tensors = cast
         out, state = run(
             getattr(getattr(torch.ops, namespace), name).default, *tensors, channels_last, True
         )
         ctx.set_materialize_grads(False)
         ctx.namespace, ctx.name, ctx.channels_last = namespace, name, channels_last
-        # Parameters that autocast casts get their gradients in the dtype that they were summed in.
-        ctx.grad_dtype = None if dtype is None else accumulate_dtype(tensors[0].dtype)
         saved = OPERATORS[name].saved(out, tensors)
         ctx.count = len(saved)
         ctx.save_for_backward(*saved, *state)
