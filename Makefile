@@ -2,7 +2,9 @@
 # make test       set up and pass every test, detectors included (compiles mmcv once)
 # make test-core  the same without mmdet
 # make test-onedl the detectors' tests on onedl's forks of mmcv, mmdet and mmengine, nothing compiled
-# make demo       train and look at a tiny-object detector
+# make example    train torchvision's detector on tiny objects and draw what it finds, in minutes, without mmcv
+# make demo       the same in mmdet, with the paper's label assignment and metric
+# make docs       the documentation as a site: build/docs/index.html
 # make gpu-check  on a machine with an NVIDIA GPU: build, test, benchmark, with the Python at hand
 # make fuzz N=... random calls against the plain twins, from a fresh seed
 # make mutants    plant the faults of tests/faults one by one; AREAS="cpu triton" for some of them
@@ -27,7 +29,7 @@ CORE := $(VENV)/.core
 BUILT := $(VENV)/.built
 MMDET := $(VENV)/.mmdet
 
-.PHONY: fuzz mutants bench test test-core test-onedl interpret-operators interpret-kernels demo gpu-check sanitize lint wheel wheel-test compilers release-check clean setup
+.PHONY: fuzz mutants bench test test-core test-onedl interpret-operators interpret-kernels demo example docs gpu-check sanitize lint wheel wheel-test compilers release-check clean setup
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
@@ -102,6 +104,25 @@ test-onedl: $(ONEDL)/.ready
 
 demo: $(BUILT) $(MMDET)
 	$(BIN)/efpn demo
+
+EXAMPLE := $(VENV)/.example
+$(EXAMPLE): $(CORE) requirements-example.txt
+	$(PIP) install --quiet -r requirements-example.txt
+	touch $@
+
+example: $(BUILT) $(EXAMPLE)
+	$(QUIETLY) $(BIN)/python examples/torchvision_detector.py
+
+# The package is read and not imported: the site needs neither torch nor a compiler.
+DOCS := $(VENV)-docs
+$(DOCS)/.ready: requirements-docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip --disable-pip-version-check install --quiet -r requirements-docs.txt
+	touch $@
+
+docs: $(DOCS)/.ready
+	NO_MKDOCS_2_WARNING=1 PATH=$(CURDIR)/$(DOCS)/bin:$$PATH $(DOCS)/bin/mkdocs build --strict
+	@echo "build/docs/index.html"
 
 gpu-check:
 	$(PYTHON) -m benchmarks.kernels.gpu_check
