@@ -32,9 +32,10 @@ from faults import AREAS, Fault, faults  # noqa: E402
 
 import build_cpu  # noqa: E402
 
-FOLDER = ROOT / "build" / "mutants"
+RESULTS = ROOT / "build" / "mutants" / "results.jsonl"
+FOLDER = Path(os.environ.get("EFPN_KERNELS_MUTANTS") or RESULTS.parent)
+"""Where the copy is: another one for another run at the same time."""
 TREE = FOLDER / "tree"
-RESULTS = FOLDER / "results.jsonl"
 SECONDS = 400
 """For the tests of one fault; those that take longer have noticed that something is wrong."""
 CAUGHT = ("caught", "crashed", "ran too long")
@@ -193,31 +194,48 @@ def known() -> dict[str, dict]:
     return {entry["key"]: entry for entry in map(json.loads, lines)}
 
 
+def keep(key: str, outcome: str, first: str, start: float) -> dict:
+    entry = {
+        "key": key,
+        "outcome": outcome,
+        "noticed": first,
+        "seconds": round(time.perf_counter() - start, 1),
+        "commit": git("rev-parse", "--short", "HEAD").strip(),
+    }
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+    return entry
+
+
+def in_turn(chosen: list[Fault]) -> list[Fault]:
+    """The first of every area, then the second: a run that is stopped has seen something of each."""
+    place: dict[str, int] = {}
+    numbered = []
+    for fault in chosen:
+        place[fault.area] = place.get(fault.area, 0) + 1
+        numbered.append((place[fault.area], fault))
+    return [fault for _, fault in sorted(numbered, key=lambda pair: pair[0])]
+
+
 def run(chosen: list[Fault], again: bool) -> None:
     copy_tree()
-    results, sound = known(), set()
-    for number, fault in enumerate(chosen, 1):
+    results = known()
+    for number, fault in enumerate(in_turn(chosen), 1):
         key = key_of(fault)
         if key in results and not again:
             continue
-        start = time.perf_counter()
         # Tests that fail without a fault would catch every one.
-        if (fault.area, fault.tests) not in sound:
+        sound = key_of(Fault("", "", "", fault.tests, fault.area))
+        start = time.perf_counter()
+        if sound not in results:
             outcome, first = run_tests(fault.tests, fault.area)
             if outcome != "survived":
                 print(f"without a fault: {outcome} {first}: {' '.join(fault.tests)}", flush=True)
                 continue
-            sound.add((fault.area, fault.tests))
-        outcome, first = try_fault(fault)
-        entry = {
-            "key": key,
-            "outcome": outcome,
-            "noticed": first,
-            "seconds": round(time.perf_counter() - start, 1),
-            "commit": git("rev-parse", "--short", "HEAD").strip(),
-        }
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+            results[sound] = keep(sound, "sound", "", start)
+        start = time.perf_counter()
+        entry = keep(key, *try_fault(fault), start)
+        outcome, first = entry["outcome"], entry["noticed"]
         print(
             f"[{number}/{len(chosen)}] {fault.area}: {outcome}, {entry['seconds']} s: {fault.file}: "
             f"{fault.change}{'' if outcome == 'caught' else '  ' + first}",
