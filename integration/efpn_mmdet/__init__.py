@@ -51,6 +51,7 @@ __all__ = [
     "TinyDemoDataset",
     "UseDCLossHook",
     "VisDroneDataset",
+    "register_similarity",
 ]
 
 allow_mmengine_checkpoints()

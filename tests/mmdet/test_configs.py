@@ -45,17 +45,22 @@ def test_none_is_missing() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_trains_and_infers(name: str) -> None:
+    """With an image without boxes in the batch."""
     config = small_config(name)
     detector = build(config.model)
-    total, parts = loss_of(detector, batch())
+    total, parts = loss_of(detector, batch(boxes=(3, 0)))
     total.backward()
     assert torch.isfinite(total)
-    assert any("loss_bbox" in part for part in parts)
+    assert any(kind in part for part in parts for kind in ("bbox", "loss_pts", "loss_pos"))
     for parameter_name, parameter in detector.named_parameters():
         if parameter.grad is not None:
             assert torch.isfinite(parameter.grad).all(), parameter_name
     for predicted in predict(detector, batch(images=1)):
         assert predicted.bboxes.shape == (len(predicted.scores), 4)
+    if name.split("/")[0] not in DETECTORS:
+        total, _ = loss_of(detector, batch(boxes=0))
+        total.backward()
+        assert torch.isfinite(total)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "efpn_bs" in name])
@@ -111,17 +116,22 @@ def test_every_config_has_mmdets_checks_and_test_time_augmentation(
         hooks = {one.type for one in config.custom_hooks}
         assert hooks >= {"NumClassCheckHook", "MatchCheckpointHook"}, path
         assert config.tta_model.type == "DetTTAModel", path
-        assert config.tta_model.tta_cfg.max_per_img == config.model.test_cfg.rcnn.max_per_img, path
+        test_cfg = config.model.test_cfg.get("rcnn", config.model.test_cfg)
+        assert config.tta_model.tta_cfg.max_per_img == test_cfg.max_per_img, path
+        assert config.tta_model.tta_cfg.nms == test_cfg.get("nms", config.tta_model.tta_cfg.nms), (
+            path
+        )
 
 
 def test_dc_loss_decays_in_no_config(configs: dict[str, Config]) -> None:
     """Towards zero, whatever the errors are; and in a dense head delta has a range."""
     for path, config in configs.items():
         assert config.optim_wrapper.constructor == "DCLossOptimWrapperConstructor", path
-        loss = config.model.rpn_head.loss_bbox
-        assert (
-            loss.type != "DCLoss" or not loss.get("learnable", True) or loss.delta_range[0] > 0
-        ), path
+        head = config.model.get("rpn_head", config.model.get("bbox_head"))
+        for name, loss in head.items():
+            if not name.startswith("loss_bbox") or loss.type != "DCLoss":
+                continue
+            assert not loss.get("learnable", True) or loss.delta_range[0] > 0, path
 
 
 def assigner_of(name: str) -> ConfigDict:

@@ -5,3 +5,7 @@ _base_ = [
     "../_base_/schedules/paper.py",
     "../_base_/runtime.py",
 ]
+
+table_rows = [
+    dict(table="5", row="CEM, FBSM", differences=""),
+]

@@ -5,3 +5,7 @@ model = dict(
     rpn_head=dict(loss_bbox=dict(_delete_=True, type="DCLoss", delta_range=(0.05, 0.5))),
     roi_head=dict(bbox_head=dict(loss_bbox=dict(_delete_=True, type="DCLoss"))),
 )
+
+table_rows = [
+    dict(table="5", row="DCLoss", differences=""),
+]

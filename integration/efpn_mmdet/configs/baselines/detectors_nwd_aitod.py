@@ -1,8 +1,4 @@
-# NWD-style: the normalised Wasserstein distance in place of IoU when the RPN assigns labels.
-_base_ = ["detectors_scale2_aitod.py"]
+# DetectoRS with NWD as its paper says: the RPN's loss is 1 - NWD of decoded boxes.
+_base_ = ["detectors_nwd_logged_aitod.py"]
 
-model = dict(
-    train_cfg=dict(
-        rpn=dict(assigner=dict(iou_calculator=dict(type="BoxSimilarity", similarity="nwd")))
-    )
-)
+model = dict(rpn_head=dict(reg_decoded_bbox=True))

@@ -10,3 +10,7 @@ model = dict(
         bbox_head=[dict(head, num_classes=10) for head in _base_.model.roi_head.bbox_head]
     )
 )
+
+table_rows = [
+    dict(table="2", row="CA*", differences="delta bounded to 0.05 and 0.5 in the RPN"),
+]

@@ -1,3 +1,4 @@
+# Cascade R-CNN with RFLA on AI-TOD.
 _base_ = [
     "../_base_/models/cascade_rcnn_rfla.py",
     "../_base_/datasets/aitod.py",

@@ -11,3 +11,7 @@ model = dict(
     ),
     train_cfg=dict(rpn=dict(assigner=dict(topk=(2, 1)))),
 )
+
+table_rows = [
+    dict(table="3", row="CA/RFLA", differences=""),
+]

@@ -11,3 +11,7 @@ model = dict(
     ),
     train_cfg=dict(rpn=dict(assigner=dict(topk=(2, 1)))),
 )
+
+table_rows = [
+    dict(table="3", row="DR*", differences="delta bounded to 0.05 and 0.5 in the RPN"),
+]

@@ -1,3 +1,4 @@
+# DetectoRS with RFLA on AI-TOD-v2.
 _base_ = [
     "../_base_/models/detectors_rfla.py",
     "../_base_/datasets/aitodv2.py",

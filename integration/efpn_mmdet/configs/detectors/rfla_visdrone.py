@@ -10,3 +10,7 @@ model = dict(
         bbox_head=[dict(head, num_classes=10) for head in _base_.model.roi_head.bbox_head]
     )
 )
+
+table_rows = [
+    dict(table="2", row="DR/RFLA", differences=""),
+]

@@ -6,3 +6,7 @@ _base_ = [
 ]
 
 model = dict(roi_head=dict(bbox_head=dict(num_classes=10)))
+
+table_rows = [
+    dict(table="2", row="FR/RFLA", differences=""),
+]
