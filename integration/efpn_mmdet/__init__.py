@@ -27,6 +27,7 @@ from .similarity import (
     SimilarityRPNHead,
     register_similarity,
 )
+from .srtod import SRTODCascadeRCNN, SRTODFasterRCNN
 
 __all__ = [
     "AITODDataset",
@@ -46,6 +47,8 @@ __all__ = [
     "NWDLoss",
     "RFAnchorGenerator",
     "ReproducibleEpochsHook",
+    "SRTODCascadeRCNN",
+    "SRTODFasterRCNN",
     "SimilarityLoss",
     "SimilarityRPNHead",
     "TinyDemoDataset",

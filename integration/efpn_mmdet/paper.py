@@ -86,5 +86,4 @@ MISSING = {
         "HANet",
     ): "its public code is partial, has no setting for AI-TOD and names a head that is not in it",
     ("1", "FSANet"): "not built yet",
-    ("1", "SRTOD"): "not built yet",
 }

@@ -56,6 +56,8 @@ def shrink(model: dict) -> None:
     _shrink_backbones(model, neck or {})
     if neck is not None and "rpn_head" in model:
         _shrink_two_stage(model)
+    if "srtod" in model:
+        model["srtod"].update(channels=CHANNELS, reduction=4)
     if "bbox_head" in model:
         _shrink_dense_head(model["bbox_head"])
     for config in (model.get("train_cfg") or {}, model["test_cfg"]):
