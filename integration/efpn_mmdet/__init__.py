@@ -5,6 +5,7 @@ Switch it on in any config with ``custom_imports = dict(imports=["efpn_mmdet"])`
 
 from .checkpoint import allow_mmengine_checkpoints
 from .datasets import AITODDataset, DOTA2HBBDataset, TinyDemoDataset, VisDroneDataset
+from .fsanet import AlignFPN, FSANetHead
 from .hooks import (
     CheckpointHook,
     CheckScheduleHook,
@@ -32,6 +33,7 @@ from .srtod import SRTODCascadeRCNN, SRTODFasterRCNN
 __all__ = [
     "AITODDataset",
     "AITODMetric",
+    "AlignFPN",
     "BoxSimilarity",
     "CheckScheduleHook",
     "CheckpointHook",
@@ -41,6 +43,7 @@ __all__ = [
     "DOTA2HBBDataset",
     "EFPNBSNeck",
     "EarlyStoppingHook",
+    "FSANetHead",
     "HierarchicalAssigner",
     "LogEFPNHook",
     "MatchCheckpointHook",

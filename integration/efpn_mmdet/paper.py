@@ -85,5 +85,4 @@ MISSING = {
         "1",
         "HANet",
     ): "its public code is partial, has no setting for AI-TOD and names a head that is not in it",
-    ("1", "FSANet"): "not built yet",
 }
