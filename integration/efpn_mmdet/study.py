@@ -63,6 +63,7 @@ def run(config: Config, name: str, seed: int, work_dir: Path) -> dict[str, Any]:
     config.work_dir = str(work_dir)
     config.randomness = {"seed": seed}
     config.resume = (work_dir / "last_checkpoint").is_file()
+    config.log_level = "WARNING"  # the runs are what is shown
     # mmengine keeps one of each name.
     config.experiment_name = config.visualizer.name = f"{work_dir.name}_{time.time_ns()}"
     runner = Runner.from_cfg(config)
