@@ -5,6 +5,7 @@ Switch it on in any config with ``custom_imports = dict(imports=["efpn_mmdet"])`
 
 from .checkpoint import allow_mmengine_checkpoints
 from .datasets import AITODDataset, DOTA2HBBDataset, TinyDemoDataset, VisDroneDataset
+from .fsanet import AlignFPN, FSANetHead
 from .hooks import (
     CheckpointHook,
     CheckScheduleHook,
@@ -27,10 +28,12 @@ from .similarity import (
     SimilarityRPNHead,
     register_similarity,
 )
+from .srtod import SRTODCascadeRCNN, SRTODFasterRCNN
 
 __all__ = [
     "AITODDataset",
     "AITODMetric",
+    "AlignFPN",
     "BoxSimilarity",
     "CheckScheduleHook",
     "CheckpointHook",
@@ -40,12 +43,15 @@ __all__ = [
     "DOTA2HBBDataset",
     "EFPNBSNeck",
     "EarlyStoppingHook",
+    "FSANetHead",
     "HierarchicalAssigner",
     "LogEFPNHook",
     "MatchCheckpointHook",
     "NWDLoss",
     "RFAnchorGenerator",
     "ReproducibleEpochsHook",
+    "SRTODCascadeRCNN",
+    "SRTODFasterRCNN",
     "SimilarityLoss",
     "SimilarityRPNHead",
     "TinyDemoDataset",

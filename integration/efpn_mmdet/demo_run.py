@@ -36,13 +36,26 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the data and of the training")
     parser.add_argument("--images", type=int, default=240, help="composed scenes")
     parser.add_argument("--epochs", type=int, help="instead of the config's")
+    parser.add_argument(
+        "--study",
+        action="store_true",
+        help="every part of the method with several seeds, in hours; the same command goes on where it stopped",
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="of the study, for each variant")
+    parser.add_argument(
+        "--data", type=Path, help="of the study: an AI-TOD instead of the demo data"
+    )
 
 
 def main(args: Namespace) -> None:
     """Build the data, train, evaluate before and after, draw; ``result.json`` says what came of it."""
+    if args.study:
+        from . import study
+
+        return study.main(args)
     data, training = args.out / "data", args.out / "training"
     if data.exists():
-        _check_seed(data, args.seed)
+        check_seed(data, args.seed)
     check_work_dir(training, resume=False, load_from=None)
     if not data.exists():
         demo_data.build(data, images=args.images, seed=args.seed)
@@ -71,10 +84,7 @@ def describe(
 ) -> dict[str, Any]:
     """What the training was, where it ran, how long it took (with its validations), and its AP."""
     return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads, "
-        f"{torch.backends.cpu.get_cpu_capability()}",
-        "versions": {name: version(name) for name in VERSIONS},
+        **environment(),
         "seed": seed,
         "epochs": config.train_cfg.max_epochs,
         "training_s": round(seconds, 1),
@@ -83,7 +93,18 @@ def describe(
     }
 
 
-def _check_seed(data: Path, seed: int) -> None:
+def environment() -> dict[str, Any]:
+    """When and where."""
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads, "
+        f"{torch.backends.cpu.get_cpu_capability()}",
+        "versions": {name: version(name) for name in VERSIONS},
+    }
+
+
+def check_seed(data: Path, seed: int) -> None:
+    """Refuse demo data of another seed."""
     found = json.loads((data / "train.json").read_text())["info"]["settings"]["seed"]
     if found != seed:
         raise ValueError(f"seed: {data} was built with {found}, got {seed}; choose another --out")

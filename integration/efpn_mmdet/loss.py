@@ -9,13 +9,14 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 import efpn_kernels
 
-# Heads of mmdet that call `loss_bbox` on boxes in pixels, or want one loss for a box, whatever their settings.
+# Heads that call `loss_bbox` on boxes in pixels, or want one loss for a box, whatever their settings.
 _ON_PIXELS = {
     *(
         "ATSSHead",
         "CenterNetUpdateHead",
         "DDODHead",
         "FCOSHead",
+        "FSANetHead",
         "GFLHead",
         "YOLOFHead",
         "YOLOXHead",

@@ -53,9 +53,13 @@ def shrink(model: dict) -> None:
     if neck is not None:
         neck = neck["base"] if neck["type"] == "EFPNBSNeck" else neck
         neck.update(in_channels=BACKBONE_CHANNELS, out_channels=CHANNELS)
+        if neck["type"] == "AlignFPN":
+            neck["norm_cfg"] = {"type": "GN", "num_groups": 2}
     _shrink_backbones(model, neck or {})
     if neck is not None and "rpn_head" in model:
         _shrink_two_stage(model)
+    if "srtod" in model:
+        model["srtod"].update(channels=CHANNELS, reduction=4)
     if "bbox_head" in model:
         _shrink_dense_head(model["bbox_head"])
     for config in (model.get("train_cfg") or {}, model["test_cfg"]):
@@ -125,7 +129,7 @@ def _shrink_dense_head(head: dict) -> None:
     head.update(in_channels=CHANNELS, feat_channels=CHANNELS, stacked_convs=1)
     if "point_feat_channels" in head:
         head["point_feat_channels"] = CHANNELS
-    if head["type"] in ("ATSSHead", "AutoAssignHead"):
+    if head["type"] in ("ATSSHead", "AutoAssignHead", "FSANetHead"):
         head["norm_cfg"] = {"type": "GN", "num_groups": 2}
 
 

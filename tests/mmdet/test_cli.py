@@ -221,7 +221,10 @@ def test_configs_are_found_by_name(
         find_config("nothing.py")
 
 
-@pytest.mark.parametrize("command", ["train", "test", "predict", "configs", "demo-data", "demo"])
+@pytest.mark.parametrize(
+    "command",
+    ["train", "test", "predict", "configs", "similarity-constants", "demo-data", "demo"],
+)
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])

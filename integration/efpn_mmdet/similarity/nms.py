@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from mmdet.models.dense_heads import RPNHead
 from mmdet.registry import MODELS
@@ -38,7 +39,7 @@ def similarity_nms(
         head, left = left[:block], left[block:]
         # One copy to the host for a block: the greedy order is a loop that a GPU would do step by step.
         alike = (similarity(boxes[head], boxes[head]) > threshold).cpu().numpy()
-        stays, alive = [], alike.diagonal() | True
+        stays, alive = [], np.ones(len(head), dtype=bool)
         for index in range(len(head)):
             if alive[index]:
                 stays.append(index)
