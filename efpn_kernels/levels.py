@@ -54,7 +54,10 @@ class EFPNBSLevel(nn.Module):
         if low == high:
             raise ValueError(f"low, high: expected two levels, got {low!r} twice")
         self.low, self.high = low, high
-        high_channels, low_channels = channels if isinstance(channels, tuple) else (channels,) * 2
+        both = channels if isinstance(channels, (list, tuple)) else (channels, channels)
+        if len(both) != 2:
+            raise ValueError(f"channels: expected a number, or (high, low), got {channels!r}")
+        high_channels, low_channels = both
         self.block = EFPNBS(
             high_channels, low_channels, hidden_channels, gate_channels, use_cem, use_fbsm
         )
