@@ -105,13 +105,18 @@ test-onedl: $(ONEDL)/.ready
 demo: $(BUILT) $(MMDET)
 	$(BIN)/efpn demo
 
+# The example runs on a CPU, so it waits for no CUDA library.
+CPU_LIBRARY := efpn_kernels/_cpu.abi3.so
+$(CPU_LIBRARY): $(CORE) $(SOURCES)
+	$(BIN)/python csrc/build_cpu.py --output $@
+
 EXAMPLE := $(VENV)/.example
 $(EXAMPLE): $(CORE) requirements-example.txt
 	$(PIP) install --quiet -r requirements-example.txt
 	touch $@
 
-example: $(BUILT) $(EXAMPLE)
-	$(QUIETLY) $(BIN)/python examples/torchvision_detector.py
+example: $(CPU_LIBRARY) $(EXAMPLE)
+	$(QUIETLY) PYTHONPATH=. $(BIN)/python examples/torchvision_detector.py
 
 # The package is read and not imported: the site needs neither torch nor a compiler.
 DOCS := $(VENV)-docs

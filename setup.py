@@ -4,7 +4,7 @@ The CPU library is built where there is a C++ compiler, the CUDA library where t
 not. Neither is a Python extension module: both are plain shared libraries on LibTorch's stable ABI.
 ``_build.json`` in the package says what was built, and why the rest was not.
 
-Environment: see docs/installing.md.
+Environment: see docs/environment.md.
 """
 
 import json

@@ -38,8 +38,8 @@ alone, without bias. "Autograd alone" is an empty autograd Function of the same 
 same way: what a small loss takes that computes nothing. "Kept" is what autograd saves for backward, parameters excluded: all of it, and
 without the operator's own inputs and outputs. GB/s count the bytes that have to move, once; the
 copy moves the same number of bytes. "Warm" repeats the same tensors; "cold" rotates through more
-than the cache holds, and on a CPU results go to memory fresh from the system, page faults included, as
-large ones do with the C library's defaults (when warm, freed memory is kept). Clock "wall" is the
+than the cache holds, and on a CPU results are written to newly allocated memory, page faults included, as
+large ones are with the C library's defaults (when warm, freed memory is kept). Clock "wall" is the
 host's, "events" times calls on the device, launches included, "graph" the kernels alone in a replayed
 CUDA graph. The first call has all one-time costs.
 The fused DCLoss computes its gradients in the forward pass: compare forward + backward there.

@@ -13,7 +13,7 @@ from .version import __version__
 
 USAGE = """usage: efpn COMMAND ...
 
-  doctor      what runs here, what does not, and the command that fixes it
+  doctor      what runs here, what does not, and the command that fixes it; --test checks the results
   train       train a detector from an mmdet config
   test        evaluate a checkpoint
   predict     boxes, scores and pictures for images

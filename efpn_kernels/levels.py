@@ -31,8 +31,9 @@ class EFPNBSLevel(nn.Module):
         use_fbsm: see :class:`EFPNBS`.
 
     Raises:
-        TypeError: for a level that is neither an index nor a key; ValueError: for a negative index and where ``low``
-            is ``high``.
+        TypeError: for a level that is neither an index nor a key.
+        ValueError: for a negative index, where ``low`` is ``high``, and for other than one or two numbers of
+            channels.
     """
 
     def __init__(
@@ -54,16 +55,23 @@ class EFPNBSLevel(nn.Module):
         if low == high:
             raise ValueError(f"low, high: expected two levels, got {low!r} twice")
         self.low, self.high = low, high
-        high_channels, low_channels = channels if isinstance(channels, tuple) else (channels,) * 2
+        both = channels if isinstance(channels, (list, tuple)) else (channels, channels)
+        if len(both) != 2:
+            raise ValueError(f"channels: expected a number, or (high, low), got {channels!r}")
+        high_channels, low_channels = both
         self.block = EFPNBS(
             high_channels, low_channels, hidden_channels, gate_channels, use_cem, use_fbsm
         )
 
     def forward(self, maps: Maps) -> Maps:
-        """The maps in a new container of the same type, ``low`` replaced: ``[N, C, H, W]`` as before.
+        """The maps in a new container of the same type, ``low`` replaced by a map of its shape and dtype.
+
+        Args:
+            maps: of each level ``[N, C, H, W]``; ``low`` and ``high`` of one dtype and device.
 
         Raises:
-            TypeError: if ``maps`` is no list, tuple or dict; ValueError: if it lacks one of the levels.
+            TypeError: if ``maps`` is no list, tuple or dict.
+            ValueError: if it lacks one of the levels.
         """
         if isinstance(maps, Mapping):
             keys = list(maps)

@@ -157,8 +157,9 @@ class DCLoss(reference.DCLoss):
     noticed by autograd where its values are needed again: for ``"none"``, and in a second backward.
 
     Raises:
-        TypeError: if not a number; ValueError: for a ``k`` that is not positive and finite, a ``delta`` that is not finite, an
-            unknown form or reduction, or a range that is not ascending around the initial value.
+        TypeError: if not a number.
+        ValueError: for a ``k`` that is not positive and finite, a ``delta`` that is not finite, an unknown form or
+            reduction, or a range that is not ascending around the initial value.
     """
 
     def __init__(

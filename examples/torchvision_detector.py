@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("build/example"), help="folder")
     parser.add_argument("--images", type=int, default=400, help="composed scenes")
-    parser.add_argument("--steps", type=int, default=300, help="of eight pictures each")
+    parser.add_argument("--steps", type=int, default=250, help="of eight pictures each")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     data = options.out / f"data-{options.images}"

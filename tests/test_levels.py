@@ -84,6 +84,7 @@ def test_patch_finds_the_twin_inside() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
+        (((6, 6, 6),), ValueError, "channels: expected a number, or (high, low), got (6, 6, 6)"),
         ((6, 0, 0), ValueError, "low, high: expected two levels, got 0 twice"),
         ((6, -1, 3), ValueError, "low: expected an index from 0, got -1"),
         ((6, 0, 1.5), TypeError, "high: expected an index or a key, got 1.5"),

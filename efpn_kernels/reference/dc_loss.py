@@ -33,7 +33,7 @@ def dc_loss(
             ``"text"`` turns the gate round, as the paper's text and Fig. 6 describe.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         avg_factor: with ``"mean"``, divide the sum by this instead of the number of elements: a number
-            or a tensor of one element, whose dtype does not count.
+            or a tensor of one element, whose dtype is ignored.
 
     Returns:
         A scalar, or the shape of ``pred`` with ``reduction="none"``.
