@@ -1,4 +1,4 @@
-"""Tensors that are not dense are refused by name, with the way out."""
+"""Tensors that are not dense, and two dtypes of one size, are refused by name, with the way out."""
 
 from __future__ import annotations
 
@@ -49,3 +49,21 @@ def test_a_nested_tensor(backend: Backend) -> None:
         TypeError, match=r"^pred: expected a dense tensor, got a nested tensor; pad"
     ):
         loss(nested, nested, None)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(torch.bfloat16, torch.float16), (torch.float16, torch.bfloat16)],
+    ids=str,
+)
+def test_two_halves_are_two_dtypes(backend: Backend, one: torch.dtype, other: torch.dtype) -> None:
+    """As many bytes, and another number in them."""
+    maps = torch.ones(1, 2, 4, 4, dtype=one), torch.ones(1, 3, 2, 2, dtype=one)
+    weight, bias = torch.ones(2, 3, 1, 1, dtype=one), torch.ones(2, dtype=one)
+    for arguments, name in (
+        ((maps[0], maps[1].to(other), weight, bias), "p_high"),
+        ((*maps, weight.to(other), bias), "weight"),
+        ((*maps, weight, bias.to(other)), "bias"),
+    ):
+        with pytest.raises(TypeError, match=rf"^{name}: expected the dtype of p_low \({one}\)"):
+            functional.cem(*arguments)
