@@ -1,4 +1,4 @@
-"""Tensors that are not dense, and two dtypes of one size, are refused by name, with the way out."""
+"""Tensors that are not dense, of two dtypes of one size, of other images: refused by name, with the way out."""
 
 from __future__ import annotations
 
@@ -67,3 +67,12 @@ def test_two_halves_are_two_dtypes(backend: Backend, one: torch.dtype, other: to
     ):
         with pytest.raises(TypeError, match=rf"^{name}: expected the dtype of p_low \({one}\)"):
             functional.cem(*arguments)
+
+
+@pytest.mark.parametrize("batches", [(1, 2), (2, 1), (3, 1)], ids=str)
+def test_maps_of_other_images(backend: Backend, batches: tuple[int, int]) -> None:
+    """One image is not every image's: nothing is broadcast."""
+    low, high = torch.ones(batches[0], 2, 4, 4), torch.ones(batches[1], 3, 2, 2)
+    said = rf"^p_high: expected the batch size of p_low \({batches[0]}\), got {batches[1]}"
+    with pytest.raises(ValueError, match=said):
+        functional.cem(low, high, torch.ones(2, 3, 1, 1), torch.ones(2))
