@@ -13,16 +13,21 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
+import importlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+import torch  # noqa: F401 - for the forks
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "csrc")]
@@ -137,33 +142,71 @@ def build_library(fault: Fault) -> Path:
 
 
 def run_tests(tests: tuple[str, ...], area: str, **variables: str) -> tuple[str, str]:
-    """What came of the tests, and which noticed first."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{TREE}:{TREE / 'integration'}",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "OMP_NUM_THREADS": "1",
-        **variables,
-    }
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    """What came of the tests, and which noticed first.
+
+    In a fork of this process, which has imported torch already: that would take longer than most tests.
+    """
+    arguments = ["-x", "-q", "-p", "no:cacheprovider", *tests]
     if area == "triton":
-        environment["TRITON_INTERPRET"] = "1"
-        command += ["--backends", "triton", "-W", "ignore:overflow:RuntimeWarning"]
-    try:
-        done = subprocess.run(
-            command, cwd=TREE, env=environment, capture_output=True, text=True, timeout=SECONDS
-        )
-    except subprocess.TimeoutExpired:
+        variables["TRITON_INTERPRET"] = "1"
+        arguments += ["--backends", "triton", "-W", "ignore:overflow:RuntimeWarning"]
+    output = FOLDER / "output.txt"
+    child = os.fork()
+    if child == 0:
+        be_pytest(arguments, output, variables)
+    code = wait(child)
+    said = output.read_text(errors="replace")
+    found = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
+    first = found[1] if found else ""
+    if code is None:
         return "ran too long", ""
-    said = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-    first = said[1] if said else ""
-    if done.returncode in (1, 2) and first:
+    if code in (1, 2) and first:
         return "caught", first
-    if done.returncode == 0:
+    if code == 0:
         return "survived", ""
-    if done.returncode < 0:
-        return "crashed", f"signal {-done.returncode}"
-    return "cannot run", (done.stdout + done.stderr)[-500:]
+    return ("crashed", f"signal {-code}") if code < 0 else ("cannot run", said[-500:])
+
+
+def be_pytest(arguments: list[str], output: Path, variables: dict[str, str]) -> None:
+    """Become a process that runs tests of the copy; does not return."""
+    os.setsid()
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    code = 3
+    try:
+        places = [str(TREE), str(TREE / "integration")]
+        os.environ.update(
+            PYTHONPATH=":".join(places),
+            PYTHONDONTWRITEBYTECODE="1",
+            OMP_NUM_THREADS="1",
+            **variables,
+        )
+        sys.dont_write_bytecode = True
+        sys.path[:] = places + [
+            p for p in sys.path if not p.startswith((f"{ROOT}/tests", f"{ROOT}/csrc"))
+        ]
+        for name in ("toolchain", "build_cpu", "faults"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        os.chdir(TREE)
+        code = int(pytest.main(arguments))
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def wait(child: int) -> int | None:
+    """The exit status, negative for a signal; None, and an end to it, if it takes too long."""
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.1)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
 
 
 def try_fault(fault: Fault) -> tuple[str, str]:

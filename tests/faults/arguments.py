@@ -1,7 +1,7 @@
 """The checks of public arguments."""
 
 CHECKS = "efpn_kernels/checks.py"
-TESTS = ("tests/test_bad_input.py", "tests/test_modules.py")
+TESTS = ("tests/test_refusals.py", "tests/test_bad_input.py", "tests/test_modules.py")
 
 FAULTS = (
     (CHECKS, "if not x.is_floating_point():", "if x.is_complex():", TESTS),

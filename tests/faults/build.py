@@ -13,8 +13,8 @@ FAULTS = (
     ),
     (
         CSRC + "build_cuda.py",
-        '"10.0", "12.0+PTX")\n# The names',
-        '"10.0", "12.0")\n# The names',
+        '"9.0", "10.0", "12.0+PTX")',
+        '"9.0", "12.0+PTX")',
         ARCHITECTURES,
     ),
     (

@@ -3,6 +3,7 @@
 MODULES = "efpn_kernels/modules.py"
 PLAIN = "efpn_kernels/plain.py"
 GRAPHED = "efpn_kernels/graphed.py"
+PLAIN_PARTS = ("tests/test_plain_parts.py",)
 PARTS = ("tests/test_subclasses.py", "tests/test_modules.py", "tests/test_parts.py")
 
 FAULTS = (
@@ -16,9 +17,9 @@ FAULTS = (
         "return bool(first or second)",
         PARTS,
     ),
-    (PLAIN, 'attributes["dilation"],', "(1, 1),", PARTS),
-    (PLAIN, 'attributes["groups"],', "1,", PARTS),
-    (PLAIN, 'attributes["padding_mode"],', '"zeros",', PARTS),
+    (PLAIN, 'attributes["dilation"],', "(1, 1),", PLAIN_PARTS),
+    (PLAIN, 'attributes["groups"],', "1,", PLAIN_PARTS),
+    (PLAIN, 'attributes["padding_mode"],', '"zeros",', PLAIN_PARTS),
     (PLAIN, "not is_traceable_wrapper_subclass(x)", "True", PARTS),
     (
         MODULES,
