@@ -7,7 +7,7 @@ import torch
 from conftest import Backend
 from torch import nn
 
-from efpn_kernels import CEM, FBSM, reference
+from efpn_kernels import CEM, FBSM, plain, reference
 
 OTHER = {
     "stride": {"stride": 2, "padding": 1},
@@ -40,3 +40,14 @@ def test_the_projection(backend: Backend) -> None:
     block.project = twin.project = nn.Conv2d(4, 6, 1, groups=2).to(backend.device)
     maps = torch.randn(2, 6, 5, 4).to(backend.device), torch.randn(2, 4, 3, 2).to(backend.device)
     torch.testing.assert_close(block(*maps), twin(*maps), rtol=1e-4, atol=1e-5)
+
+
+def test_a_weight_that_wraps_others(backend: Backend) -> None:
+    """As a DTensor or a quantised one does: a kernel would read something else."""
+    two_tensor = pytest.importorskip("torch.testing._internal.two_tensor")
+    block = CEM(4, 6)
+    weight = block.project.weight.detach()
+    names = (("project", plain.PLAIN_1X1),)
+    assert plain.plain_parameters(block, names) is not None
+    block.project._parameters["weight"] = two_tensor.TwoTensor(weight, weight.clone())
+    assert plain.plain_parameters(block, names) is None

@@ -20,7 +20,7 @@ FAULTS = (
     (PLAIN, 'attributes["dilation"],', "(1, 1),", PLAIN_PARTS),
     (PLAIN, 'attributes["groups"],', "1,", PLAIN_PARTS),
     (PLAIN, 'attributes["padding_mode"],', '"zeros",', PLAIN_PARTS),
-    (PLAIN, "not is_traceable_wrapper_subclass(x)", "True", PARTS),
+    (PLAIN, "not is_traceable_wrapper_subclass(x)", "True", PLAIN_PARTS),
     (
         MODULES,
         "if is_plain(cem, CEM) and is_plain(fbsm, FBSM) and not _calls_parts():",
