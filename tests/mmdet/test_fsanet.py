@@ -33,6 +33,15 @@ def test_published_samples(offset: tuple[float, float]) -> None:
     torch.testing.assert_close(found, torch.tensor(SHIFTED[offset]), rtol=0, atol=5e-5)
 
 
+def test_an_offset_is_a_part_of_its_own_axis() -> None:
+    rows, columns = torch.meshgrid(torch.arange(3.0), torch.arange(5.0), indexing="ij")
+    for axis, ramp, step in ((0, columns, 4 / 5 / 2), (1, rows, 2 / 3 / 2)):
+        offset = torch.zeros(1, 2, 3, 5)
+        offset[:, axis] = 1
+        found = sample_shifted(ramp[None, None], offset)[0, 0]
+        torch.testing.assert_close(found[:2, :4], ramp[:2, :4] + step)
+
+
 def test_without_an_offset_a_merge_is_a_sum() -> None:
     merge = AlignedMerge(4)
     assert [tuple(one.shape) for one in merge.parameters()] == [(8, 1, 3, 3), (2, 8, 1, 1)]
