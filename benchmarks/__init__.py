@@ -12,15 +12,17 @@ its baselines and writes a report. Each module has one duty:
 ``step``          one call of a candidate, as the clocks time it
 ``timers``        clocks for CPU and CUDA
 ``memory``        saved and peak activation memory
+``contestant``    what a candidate's check found, its samples, its rows
 ``harness``       check, warm up, measure interleaved
 ``records``       the row that a measurement leaves
 ``environment``   where and with what it ran
 ``goals``         the project's goals against the rows
 ``report``        Markdown and JSON; ``plots`` the pictures
 ``bench_*``       one operator each, collected by pytest
+``session``       what the benchmarks of a run share; ``resume``: how it goes on in a new process
 ``replay``        feeds pytest-benchmark with the samples
-``gpu_check``     build, test and benchmark on a CUDA machine: ``make gpu-check``
-``gpu_kernels``   the single kernels on a GPU
 ``readme_table``  the README's measured tables, from the reports
+``kernels``       tools of those who change the kernels, with a README of its own
+``tests``         of all this: ``pytest benchmarks/tests``
 ================  ==============================================================================
 """

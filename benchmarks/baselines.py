@@ -134,11 +134,13 @@ class AutogradAlone(nn.Module):
         super().__init__()
         self.operator = operator
         self.own_leaves = tuple(operator.parameters())
+        self.gradients: Inputs = ()
 
     def adapt(self, inputs: Inputs) -> Inputs:
         """The inputs that get a gradient."""
         leaves = tuple(tensor for tensor in inputs if tensor.requires_grad)
-        self.gradients = tuple(map(torch.empty_like, (*leaves, *self.own_leaves)))
+        if not self.gradients:  # one set for all sets of inputs: nothing reads them
+            self.gradients = tuple(map(torch.empty_like, (*leaves, *self.own_leaves)))
         return leaves
 
     def forward(self, *inputs: Tensor) -> Tensor:

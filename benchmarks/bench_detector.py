@@ -279,7 +279,7 @@ def reason_against(device: str) -> str | None:
 
 def bench_detector(request: pytest.FixtureRequest) -> None:
     """The detector's table, into the session's folder of results."""
-    from benchmarks.conftest import SESSION
+    from benchmarks.session import SESSION
 
     session = request.config.stash[SESSION]
     options = session.options

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -115,3 +116,18 @@ def _git(*arguments: str) -> str:
     command = ["git", "-C", str(ROOT), *arguments]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return done.stdout.strip()
+
+
+def headline(environment: Mapping[str, Any]) -> str:
+    """Device, versions, date and commit in one line, and the size of a run that was not full."""
+    device = environment["device"]
+    if environment["device_type"] == "cpu":
+        limited = "limited to " if environment.get("limits") else ""
+        device += f" ({limited}{environment['cpu_capability']}, {environment['threads']} threads)"
+    triton = f", Triton {environment['triton']}" if environment["device_type"] == "cuda" else ""
+    size = environment.get("size", "full")
+    return (
+        f"{device}, PyTorch {environment['torch']}{triton}, Python {environment['python']}, "
+        f"efpn_kernels {environment['efpn_kernels']}, {environment['date']}, "
+        f"commit {environment['commit']}{f', {size} run' if size != 'full' else ''}"
+    )

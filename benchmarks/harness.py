@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from statistics import quantiles
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,10 +13,9 @@ import efpn_kernels
 
 from .accuracy import BASELINE_SLACK, SLACK, judge, max_error, oracle, run
 from .baselines import Candidate, Entrant, Inputs, build, entrants
-from .memory import Memory, keep_freed_memory, measure_memory
+from .contestant import Check, Contestant, NotTimed, omission, reason_of, rows_of
+from .memory import keep_freed_memory, measure_memory
 from .records import (
-    AUTOGRAD,
-    BACKWARD,
     COMPILE,
     COMPILE_MAX,
     COPY,
@@ -29,10 +26,9 @@ from .records import (
     Omission,
     Row,
 )
+from .resume import DeviceLost, poisoned
 from .step import Step
 from .timers import (
-    Sample,
-    Sampler,
     cold_sets,
     estimate,
     make_sampler,
@@ -46,40 +42,21 @@ MIN_ROUNDS, MAX_ROUNDS = 3, 40
 LONG_CALL_S = 0.25
 
 Progress = Callable[[str], None]
-
-
-class NotTimed(Exception):
-    """The reason why a candidate is left out."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """What is known of a candidate before it is timed."""
-
-    first_call_s: float
-    warm_call_s: float
-    error: float | None
-    eager_error: float | None
-    repeatable: bool | None = None
-    memory: Memory | None = None
-    ran_on: str | None = None
-
-
-@dataclass(eq=False)
-class Contestant:
-    """A candidate that passed its check, with the samples taken so far."""
-
-    candidate: Candidate
-    check: Check
-    sampler: Sampler
-    samples: list[Sample] = field(default_factory=list)
+Notice = Callable[[Group, Entrant], None]
 
 
 class Harness:
     """Measures groups; remembers the candidates and checks of the latest workload."""
 
-    def __init__(self, device: str, backends: tuple[str, ...], progress: Progress) -> None:
+    def __init__(
+        self,
+        device: str,
+        backends: tuple[str, ...],
+        progress: Progress,
+        notice: Notice = lambda group, entrant: None,
+    ) -> None:
         self.device = device
+        self.notice = notice
         if device == "cuda":
             use_capturing_stream()
         self.backends = backends
@@ -88,15 +65,26 @@ class Harness:
         self.omissions: list[Omission] = []
         self._enter(None)
 
-    def measure(self, group: Group) -> tuple[list[Row], list[Omission]]:
-        """Check every candidate, time those that pass, and return what came of it."""
+    def measure(
+        self, group: Group, without: Sequence[Entrant] = ()
+    ) -> tuple[list[Row], list[Omission]]:
+        """Check every candidate, time those that pass, and return what came of it.
+
+        Args:
+            group: what to measure.
+            without: who has been left out before.
+
+        Raises:
+            DeviceLost: nothing of the group can be measured in this process any more; who lost it has
+                been added to :attr:`omissions`.
+        """
         if group.workload is not self._workload:
             self._enter(group.workload)
         keep_freed_memory(group.cache == "warm")
         omissions: list[Omission] = []
-        contestants = self._contestants(group, omissions)
+        contestants = self._contestants(group, without, omissions)
         self._interleave(group, contestants, omissions)
-        rows = [row for one in contestants for row in _rows(group, one)]
+        rows = [row for one in contestants for row in rows_of(group, one)]
         self.rows += rows
         self.omissions += omissions
         self._release()
@@ -115,20 +103,25 @@ class Harness:
         if self.device == "cuda":
             torch.cuda.empty_cache()
 
-    def _contestants(self, group: Group, omissions: list[Omission]) -> list[Contestant]:
+    def _contestants(
+        self, group: Group, without: Sequence[Entrant], omissions: list[Omission]
+    ) -> list[Contestant]:
         work = group.workload
         sets = cold_sets(work.input_bytes, self.device) if group.cache == "cold" else 1
         inputs = {name: work.input_sets(self.device, name, sets) for name in work.formats}
         contestants = []
         for entrant in entrants(group, self.backends):
+            if entrant in without:
+                continue
             self.progress(f"checking {entrant}")
+            self.notice(group, entrant)
             try:
                 candidate = self._candidate(entrant, group, sets)
                 own_inputs = inputs[entrant.memory_format]
                 check = self._checked(candidate, group, own_inputs[0])
                 contestants.append(self._ready(candidate, check, group, own_inputs))
             except Exception as error:  # one candidate's failure must not lose the others
-                omissions.append(_omission(group, entrant, error))
+                self._leave_out(group, entrant, error, omissions)
                 self._release()
         return contestants
 
@@ -234,72 +227,23 @@ class Harness:
         for one in tuple(contestants):
             candidate = one.candidate
             self.progress(f"{title}, {candidate.entrant}")
+            self.notice(group, candidate.entrant)
             try:
                 enabled = training and candidate.differentiable
                 with candidate.activate(), torch.set_grad_enabled(enabled):
                     one.samples.append(one.sampler())
             except Exception as error:  # as above
                 contestants.remove(one)
-                omissions.append(_omission(group, candidate.entrant, error))
+                self._leave_out(group, candidate.entrant, error, omissions)
+
+    def _leave_out(
+        self, group: Group, entrant: Entrant, error: Exception, omissions: list[Omission]
+    ) -> None:
+        omissions.append(omission(group, entrant, reason_of(error)))
+        if poisoned(self.device):
+            self.omissions += omissions
+            raise DeviceLost(f"{entrant}: {omissions[-1].reason}") from error
 
 
 def _same_bits(first: Tensor, second: Tensor) -> bool:
     return torch.equal(first, second) or bool(((first == second) | (first != first)).all())
-
-
-def _omission(group: Group, entrant: Entrant, error: Exception) -> Omission:
-    reason = str(error) if isinstance(error, NotTimed) else f"{type(error).__name__}: {error}"
-    key = group.key
-    return Omission(
-        key.operator,
-        key.shape,
-        key.dtype,
-        key.direction,
-        key.cache,
-        key.clock,
-        entrant.variant,
-        entrant.memory_format,
-        entrant.backend,
-        reason.strip().splitlines()[0][:200],
-    )
-
-
-def _rows(group: Group, one: Contestant) -> list[Row]:
-    rows = [_row(group, one, group.direction, [sample.total for sample in one.samples])]
-    if all(sample.forward is not None for sample in one.samples):
-        backward = [sample.total - sample.forward for sample in one.samples]
-        rows.append(_row(group, one, BACKWARD, backward))
-    return rows
-
-
-def _row(group: Group, one: Contestant, direction: str, seconds: list[float]) -> Row:
-    low, median, high = quantiles(seconds, n=4, method="inclusive")
-    key, entrant, check = group.key, one.candidate.entrant, one.check
-    memory = check.memory
-    traffic = group.workload.traffic.get(direction)
-    return Row(
-        operator=key.operator,
-        shape=key.shape,
-        dtype=key.dtype,
-        direction=direction,
-        cache=key.cache,
-        clock=key.clock,
-        variant=entrant.variant,
-        memory_format=entrant.memory_format,
-        backend=entrant.backend,
-        ran_on=check.ran_on,
-        median_s=median,
-        q25_s=low,
-        q75_s=high,
-        min_s=min(seconds),
-        samples_s=tuple(seconds),
-        calls_per_round=one.sampler.calls,
-        first_call_s=check.first_call_s,
-        error=check.error,
-        eager_error=check.eager_error,
-        repeatable=check.repeatable,
-        saved_bytes=memory.saved if memory and direction == TRAINING else None,
-        saved_own_bytes=memory.saved_own if memory and direction == TRAINING else None,
-        peak_bytes=memory.peak if memory and direction != BACKWARD else None,
-        traffic_bytes=None if entrant.variant == AUTOGRAD else traffic,
-    )

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.profiler import ProfilerActivity, profile
 
 
@@ -30,21 +31,30 @@ class Memory:
 
 
 class StorageLedger:
-    """Collects the storages of the tensors that autograd saves."""
+    """Collects the storages of the tensors that autograd saves.
+
+    By weak references: an address alone may be another tensor's by the time of the sum, and what
+    autograd has let go of since is not kept for backward.
+    """
 
     def __init__(self) -> None:
-        self.bytes: dict[int, int] = {}
+        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def pack(self, tensor: Tensor) -> Tensor:
         """Note the storage. Detached, or a saved output would keep its own graph alive."""
         storage = tensor.untyped_storage()
-        self.bytes[storage.data_ptr()] = storage.nbytes()
+        reference = StorageWeakRef(storage)
+        self.storages[reference.cdata] = reference, storage.nbytes()
         return tensor.detach()
 
     def total(self, excluded: Iterable[Tensor]) -> int:
-        """Bytes of all storages but those of ``excluded``."""
-        hidden = {tensor.untyped_storage().data_ptr() for tensor in excluded}
-        return sum(size for pointer, size in self.bytes.items() if pointer not in hidden)
+        """Bytes of all storages that are still there, but those of ``excluded``."""
+        hidden = {StorageWeakRef(tensor.untyped_storage()).cdata for tensor in excluded}
+        return sum(
+            size
+            for key, (storage, size) in self.storages.items()
+            if key not in hidden and not storage.expired()
+        )
 
 
 def measure_memory(

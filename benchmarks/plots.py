@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from .environment import headline
 from .records import (
     AUTOGRAD,
     COMPILE,
@@ -23,12 +24,14 @@ from .records import (
     FORWARD,
     HEADLINE,
     OURS,
+    PICTURES,
     TRAINING,
     GroupKey,
     Row,
     by_group,
+    ours_in,
+    speedup_over,
 )
-from .report import headline, ours_in, speedup_over
 from .shapes import CALL
 
 COLOURS = {
@@ -62,15 +65,10 @@ CAPTION_INCHES = 0.3
 def draw(folder: Path, environment: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
     """Write every picture that the rows have data for; returns the files' names."""
     caption = headline(environment)
-    pictures = {
-        "efpn_bs_time.png": block_times,
-        "speedup.png": speedups,
-        "dc_loss.png": loss_throughput,
-        "memory.png": kept_memory,
-    }
+    makers = (block_times, speedups, loss_throughput, kept_memory)
     written = []
     with plt.rc_context(STYLE):
-        for name, picture in pictures.items():
+        for name, picture in zip(PICTURES, makers, strict=True):
             (folder / name).unlink(missing_ok=True)
             figure = picture(rows)
             if figure is None:

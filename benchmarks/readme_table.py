@@ -1,11 +1,11 @@
-"""Writes the README's measured tables from the reports under ``benchmarks/results``.
+"""Writes the README's headline table and the reports' texts from the data under ``benchmarks/results``.
 
-``python -m benchmarks.readme_table`` replaces what stands between ``<!-- benchmarks:cpu -->`` and
-``<!-- /benchmarks:cpu -->``, and the same for ``gpu``. With ``--check`` it changes nothing and fails
-if the README is not what it would write.
+``python -m benchmarks.readme_table`` replaces what stands between ``<!-- benchmarks -->`` and
+``<!-- /benchmarks -->``, and renews every ``report.md``. With ``--check`` it changes nothing and fails if one of
+them is not what it would write.
 
-The figures are those of the backend that ``auto`` takes; what another one of ours takes stands in a
-column of its own. A GPU has two tables: calls as a program makes them, and the kernels alone.
+A row's figures are those of the backend that ``auto`` takes. The rows are picked by hand: the cases that people
+ask about, those included in which we are slower.
 """
 
 from __future__ import annotations
@@ -13,138 +13,100 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from efpn_kernels.backends import PREFERENCE
+from efpn_kernels.backends import AUTO_ORDER
 
 from . import report
 from .environment import ROOT
-from .goals import copy_share
-from .records import (
-    COMPILE,
-    COMPILE_MAX,
-    EAGER,
-    FLOOR,
-    FORWARD,
-    OURS,
-    TRAINING,
-    GroupKey,
-    Row,
-    by_group,
-)
-from .shapes import CALL
+from .records import COMPILE, EAGER, FORWARD, OURS, TRAINING, Row
 
 RESULTS = ROOT / "benchmarks" / "results"
-DEVICE_TYPES = {"cpu": "cpu", "gpu": "cuda"}
-SHAPES = ("AI-TOD", "2 048", "10 000 000", CALL.name)  # of the goals, and a call's own cost
-NOT_MEASURED = "No measurement on such a device has been committed yet.\n"
+START, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+MOST_ROWS = 8
 
 
-def tables(section: str) -> str:
-    """One table per measured device of a section (``"cpu"`` or ``"gpu"``)."""
-    parts = []
-    for path in sorted(RESULTS.glob(f"*/{report.JSON}")):
-        environment, rows, _ = report.read_json(path.parent)
-        if environment["device_type"] == DEVICE_TYPES[section]:
-            parts.append(device_table(path.parent, environment, rows))
-    return "\n".join(parts) or NOT_MEASURED
+@dataclass(frozen=True)
+class Headline:
+    """A case of the headline table: which rows of which results."""
+
+    title: str
+    folder: str
+    operator: str
+    shape: str
+    direction: str
+    dtype: str = "float32"
+    memory_format: str = "contiguous"
+    clock: str = "wall"
+    cache: str = "warm"
 
 
-def device_table(folder: Path, environment: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    """The headline cases of one device, a table for each way to call them."""
-    link = (folder / report.MARKDOWN).relative_to(ROOT).as_posix()
-    parts = [f"{report.headline(environment)} ([whole report]({link}))\n"]
-    preference = PREFERENCE[environment["device_type"]]
-    for title, wanted in WAYS[environment["device_type"]]:
-        lines = []
-        for key, members in by_group(list(rows)).items():
-            if wanted(key) and key.direction in (FORWARD, TRAINING):
-                for memory_format in dict.fromkeys(row.memory_format for row in members):
-                    line = table_line(key, memory_format, members, preference)
-                    if line is not None:
-                        lines.append(line)
-        if lines:
-            lines.sort(key=lambda line: line["operator"])
-            names = [name for name in lines[0] if any(line[name] for line in lines)]
-            cells = [[line[name] for name in names] for line in lines]
-            parts += [f"{title}\n"] * bool(title) + [report.table(names, cells)]
-    return "\n".join(parts)
-
-
-def cpu_call(key: GroupKey) -> bool:
-    """Warm calls, of one image."""
-    several = "N=" in key.shape and "N=1," not in key.shape
-    return (
-        key.shape.startswith(SHAPES) and (key.clock, key.cache) == ("wall", "warm") and not several
-    )
-
-
-def gpu_call(key: GroupKey) -> bool:
-    """What a program sees that calls the operator: launches and Python included."""
-    return key.shape.startswith(SHAPES) and (key.clock, key.cache) == ("events", "warm")
-
-
-def gpu_graph(key: GroupKey) -> bool:
-    """Kernels alone on cold tensors; those of a small loss stay in the cache whatever one does."""
-    cache = "warm" if key.shape.startswith("2 048") else "cold"
-    return key.shape.startswith(SHAPES) and (key.clock, key.cache) == ("graph", cache)
-
-
-# By device type: the title of a table, and the cases that stand in it.
-WAYS: dict[str, tuple[tuple[str, Callable[[GroupKey], bool]], ...]] = {
-    "cpu": (("", cpu_call),),
-    "cuda": (
-        (
-            "**Ordinary calls**, the host's work and launches included, on the same tensors in every "
-            "call (clock `events`):",
-            gpu_call,
-        ),
-        (
-            "**The kernels alone**, replayed in a CUDA graph, on tensors that have left the cache "
-            "(clock `graph`); the host's work does not count here:",
-            gpu_graph,
-        ),
+_CPU, _GPU = "cpu-intel-xeon-avx512-2c", "nvidia-h200"
+_BLOCK = "AI-TOD 800x800, N=1, P2 200x200, hidden 256"
+_HALF = {"dtype": "bfloat16", "memory_format": "channels_last"}
+HEADLINES = (
+    Headline("block, 200x200 map", _CPU, "EFPNBS", _BLOCK, FORWARD),
+    Headline("block, 200x200 map", _CPU, "EFPNBS", _BLOCK, TRAINING),
+    Headline("block, a gate per channel", _CPU, "EFPNBS", f"{_BLOCK}, gate 256", TRAINING),
+    Headline("block, 8x8 map", _CPU, "EFPNBS", "one call, N=1, P2 8x8, hidden 8", FORWARD),
+    Headline("DCLoss, 10 million elements", _CPU, "DCLoss", "10 000 000 elements", FORWARD),
+    Headline("block, 200x200 map", _GPU, "EFPNBS", _BLOCK, FORWARD, **_HALF, clock="events"),
+    Headline("block, 200x200 map", _GPU, "EFPNBS", _BLOCK, TRAINING, **_HALF, clock="events"),
+    Headline(
+        "the same in a CUDA graph", _GPU, "EFPNBS", _BLOCK, TRAINING, **_HALF, clock="graph", cache="cold"
     ),
-}
+)  # fmt: skip
+
+
+def section() -> str:
+    """The table, and below it a line for each file that its figures come from."""
+    lines, sources = [], []
+    for one in HEADLINES:
+        environment, rows, _ = report.read_json(RESULTS / one.folder)
+        order = next(o for o in AUTO_ORDER if o.device_type == environment["device_type"])
+        lines.append(table_line(one, environment["device"], rows, order.backends))
+        link = (RESULTS / one.folder / report.MARKDOWN).relative_to(ROOT).as_posix()
+        source = f"- {report.headline(environment)}: [whole report]({link})"
+        sources += [source] * (source not in sources)
+    cells = [list(line.values()) for line in lines]
+    return report.table(list(lines[0]), cells) + "\n" + "\n".join(sources) + "\n"
 
 
 def table_line(
-    key: GroupKey, memory_format: str, rows: Sequence[Row], preference: Sequence[str]
-) -> dict[str, str] | None:
-    """Ours by the first of the preferred backends, how many times faster it is, and the other."""
-    mine = {
-        row.ran_on: row
-        for row in rows
-        if row.variant == OURS and row.memory_format == memory_format
-    }
-    chosen = [name for name in preference if name in mine]
-    if not chosen:
-        return None
-    ours, others = mine[chosen[0]], chosen[1:]
-    same = {row.variant: row for row in rows if row.memory_format == memory_format}
-    eager = same.get(EAGER)
-    kept = ""
+    one: Headline, device: str, rows: Sequence[Row], preference: Sequence[str]
+) -> dict[str, str]:
+    """One case on the first of the preferred backends that was measured.
+
+    Raises:
+        ValueError: if none was.
+    """
+    wanted = (one.operator, one.shape, one.direction, one.dtype, one.memory_format, one.clock)
+    same = [row for row in rows if _of(row) == wanted and row.cache == one.cache]
+    mine = {row.ran_on: row for row in same if row.variant == OURS}
+    backend = next((name for name in preference if name in mine), None)
+    if backend is None:
+        raise ValueError(f"{one.folder}: expected rows of {', '.join(wanted)}, found none")
+    ours, others = mine[backend], {row.variant: row for row in same if row.variant != OURS}
+    eager = others.get(EAGER)
+    saved = ""
     if eager is not None and eager.saved_own_bytes and ours.saved_own_bytes is not None:
-        kept = f"{ours.saved_own_bytes / eager.saved_own_bytes:.0%}"
-    share = copy_share(ours, rows)
+        saved = f"{ours.saved_own_bytes / eager.saved_own_bytes:.0%}"
     return {
-        "operator": key.operator,
-        "shape": key.shape,
-        "direction": key.direction,
-        "dtype": key.dtype,
-        "format": memory_format,
-        OURS: report.duration(ours.median_s),
-        "backend": chosen[0],
+        "device": "H200" if "H200" in device else "CPU, 2 cores",
+        "what": f"{one.title}, {one.direction.replace('forward + backward', 'training')}",
+        "dtype": one.dtype,
+        "backend": backend,
+        "time": report.duration(ours.median_s),
         f"vs {EAGER}": _faster(ours, eager),
-        f"vs {COMPILE}": _faster(ours, same.get(COMPILE)),
-        f"vs {COMPILE_MAX}": _faster(ours, same.get(COMPILE_MAX)),
-        f"/ {FLOOR}": report.ratio(report.over_floor(ours, rows)),
-        "of copy": "" if share is None else f"{share:.0%}",
-        "kept / eager's": kept,
-        "other backend": ", ".join(f"{n} {report.duration(mine[n].median_s)}" for n in others),
+        f"vs {COMPILE}": _faster(ours, others.get(COMPILE)),
+        "saved": saved,
     }
+
+
+def _of(row: Row) -> tuple[str, ...]:
+    return row.operator, row.shape, row.direction, row.dtype, row.memory_format, row.clock
 
 
 def _faster(ours: Row, other: Row | None) -> str:
@@ -152,35 +114,35 @@ def _faster(ours: Row, other: Row | None) -> str:
 
 
 def updated(readme: str) -> str:
-    """The README with its tables renewed.
+    """The README with its table renewed.
 
     Raises:
-        ValueError: if a section's markers are missing.
+        ValueError: if the markers are missing.
     """
-    for section in DEVICE_TYPES:
-        start, end = f"<!-- benchmarks:{section} -->", f"<!-- /benchmarks:{section} -->"
-        pattern = re.escape(start) + r".*?" + re.escape(end)
-        text = f"{start}\n{tables(section)}{end}"
-        readme, count = re.subn(pattern, lambda _, t=text: t, readme, count=1, flags=re.DOTALL)
-        if not count:
-            raise ValueError(f"README.md: expected {start} and, after it, {end}")
+    pattern = re.escape(START) + r".*?" + re.escape(END)
+    text = f"{START}\n{section()}{END}"
+    readme, count = re.subn(pattern, lambda _: text, readme, count=1, flags=re.DOTALL)
+    if not count:
+        raise ValueError(f"README.md: expected {START} and, after it, {END}")
     return readme
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the README, or check it."""
+    """Write the README and the reports, or check them."""
     parser = argparse.ArgumentParser(prog="readme_table", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing, fail on a difference")
     options = parser.parse_args(arguments)
-    path = ROOT / "README.md"
-    before = path.read_text()
-    after = updated(before)
-    if options.check:
-        if before != after:
-            print("README.md: the measured tables are out of date; run this without --check")
-        return int(before != after)
-    path.write_text(after)
-    return 0
+    readme = ROOT / "README.md"
+    texts: dict[Path, str] = {readme: updated(readme.read_text())}
+    for path in sorted(RESULTS.glob(f"*/{report.JSON}")):
+        texts[path.with_name(report.MARKDOWN)] = report.redone(path.parent)
+    stale = [path for path, text in texts.items() if path.read_text() != text]
+    for path in stale:
+        if options.check:
+            print(f"{path.relative_to(ROOT)}: out of date; run this without --check")
+        else:
+            path.write_text(texts[path])
+    return int(options.check and bool(stale))
 
 
 if __name__ == "__main__":

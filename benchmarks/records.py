@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ COMPILE_MAX = "torch.compile max-autotune"
 FLOOR = "library floor"
 COPY = "copy"
 AUTOGRAD = "autograd alone"
+
+PICTURES = ("efpn_bs_time.png", "speedup.png", "dc_loss.png", "memory.png")
 
 FORWARD = "forward"
 BACKWARD = "backward"
@@ -127,3 +130,17 @@ def by_group(rows: list[Row]) -> dict[GroupKey, list[Row]]:
     for row in rows:
         groups.setdefault(row.group, []).append(row)
     return groups
+
+
+def ours_in(rows: Sequence[Row], memory_format: str) -> Row | None:
+    """The fastest of ours in a memory format."""
+    ours = [row for row in rows if row.variant == OURS and row.memory_format == memory_format]
+    return min(ours, key=lambda row: row.median_s, default=None)
+
+
+def speedup_over(row: Row, rows: Sequence[Row]) -> float | None:
+    """How many times faster ours is than an equal implementation in the row's memory format."""
+    ours = ours_in(rows, row.memory_format)
+    if ours is None or row.variant in (OURS, FLOOR, COPY, AUTOGRAD):
+        return None
+    return row.median_s / ours.median_s

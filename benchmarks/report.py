@@ -9,8 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .environment import headline
 from .goals import Goal, copy_share, goals_of
-from .records import AUTOGRAD, COPY, FLOOR, OURS, GroupKey, Omission, Row, by_group
+from .records import (
+    FLOOR,
+    PICTURES,
+    GroupKey,
+    Omission,
+    Row,
+    by_group,
+    speedup_over,
+)
 
 JSON = "report.json"
 MARKDOWN = "report.md"
@@ -29,8 +38,8 @@ alone, without bias. "Autograd alone" is an empty autograd Function of the same 
 same way: what a small loss takes that computes nothing. "Kept" is what autograd saves for backward, parameters excluded: all of it, and
 without the operator's own inputs and outputs. GB/s count the bytes that have to move, once; the
 copy moves the same number of bytes. "Warm" repeats the same tensors; "cold" rotates through more
-than the cache holds, and on a CPU results go to memory fresh from the system, page faults included, as
-large ones do with the C library's defaults (when warm, freed memory is kept). Clock "wall" is the
+than the cache holds, and on a CPU results are written to newly allocated memory, page faults included, as
+large ones are with the C library's defaults (when warm, freed memory is kept). Clock "wall" is the
 host's, "events" times calls on the device, launches included, "graph" the kernels alone in a replayed
 CUDA graph. The first call has all one-time costs.
 The fused DCLoss computes its gradients in the forward pass: compare forward + backward there.
@@ -79,6 +88,12 @@ def write_report(folder: Path, appendix: str = "") -> None:
     (folder / MARKDOWN).write_text(markdown(environment, rows, omissions, pictures) + appendix)
 
 
+def redone(folder: Path) -> str:
+    """The Markdown that the folder's JSON gives today, with the pictures that are there."""
+    pictures = [name for name in PICTURES if (folder / name).exists()]
+    return markdown(*read_json(folder), pictures)
+
+
 def markdown(
     environment: Mapping[str, Any],
     rows: Sequence[Row],
@@ -100,21 +115,6 @@ def markdown(
         parts += ["## Left out\n", omissions_table(omissions)]
     parts += ["## Environment\n", environment_table(environment)]
     return "\n".join(parts)
-
-
-def headline(environment: Mapping[str, Any]) -> str:
-    """Device, versions, date and commit in one line, and the size of a run that was not full."""
-    device = environment["device"]
-    if environment["device_type"] == "cpu":
-        limited = "limited to " if environment.get("limits") else ""
-        device += f" ({limited}{environment['cpu_capability']}, {environment['threads']} threads)"
-    triton = f", Triton {environment['triton']}" if environment["device_type"] == "cuda" else ""
-    size = environment.get("size", "full")
-    return (
-        f"{device}, PyTorch {environment['torch']}{triton}, Python {environment['python']}, "
-        f"efpn_kernels {environment['efpn_kernels']}, {environment['date']}, "
-        f"commit {environment['commit']}{f', {size} run' if size != 'full' else ''}"
-    )
 
 
 def goals_table(goals: Sequence[Goal]) -> str:
@@ -160,20 +160,6 @@ def row_cells(row: Row, rows: Sequence[Row]) -> dict[str, str]:
         "peak": mebibytes(row.peak_bytes),
         "first call": "" if row.first_call_s is None else duration(row.first_call_s),
     }
-
-
-def ours_in(rows: Sequence[Row], memory_format: str) -> Row | None:
-    """The fastest of ours in a memory format."""
-    ours = [row for row in rows if row.variant == OURS and row.memory_format == memory_format]
-    return min(ours, key=lambda row: row.median_s, default=None)
-
-
-def speedup_over(row: Row, rows: Sequence[Row]) -> float | None:
-    """How many times faster ours is than an equal implementation in the row's memory format."""
-    ours = ours_in(rows, row.memory_format)
-    if ours is None or row.variant in (OURS, FLOOR, COPY, AUTOGRAD):
-        return None
-    return row.median_s / ours.median_s
 
 
 def over_floor(row: Row, rows: Sequence[Row]) -> float | None:

@@ -119,9 +119,13 @@ class GraphSampler:
     Autograd remembers the stream on which it first met a leaf and waits for it at the end of a backward
     pass, which a capture on another stream may not do. So everything runs on one stream that can
     capture (:func:`use_capturing_stream`), and the graph is captured there.
+
+    A graph holds addresses, not tensors: every replay reads what the step owns (inputs, weights, the
+    gradients of the outputs), so the step lives as long as its graph.
     """
 
     def __init__(self, step: Step, seconds: float, sets: int) -> None:
+        self.step = step
         self.calls = sets
         self.replays = max(1, math.ceil(MIN_SAMPLE_S["graph"] / (seconds * sets)))
         for _ in range(2):

@@ -6,21 +6,20 @@ binary serves every torch >= 2.11.
 
     python csrc/build_cpu.py --output efpn_kernels/_cpu.abi3.so [--sanitize]
 
-Environment: ``CXX``, ``CXXFLAGS``, ``MAX_JOBS``.
+Environment: ``CXX`` (with arguments, if wanted), ``CXXFLAGS``, ``LDFLAGS``, ``MAX_JOBS``.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
-import shutil
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from build_cuda import TARGET_VERSION, find_torch, jobs, run
+import toolchain
+from toolchain import BuildError, words
 
 SOURCES = Path(__file__).resolve().parent / "cpu"
 FLAGS = (
@@ -32,58 +31,50 @@ FLAGS = (
     "-fno-trapping-math",
     "-Wall",
     "-Wno-psabi",
-    f"-DTORCH_TARGET_VERSION={TARGET_VERSION}",
+    f"-DTORCH_TARGET_VERSION={toolchain.TARGET_VERSION}",
 )
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1")
 
 
-def find_compiler() -> str | None:
-    """``CXX``, or the first C++ compiler on the path; None where there is none."""
-    candidates = (os.environ.get("CXX", ""), "g++", "clang++", "c++")
-    return next((name for name in candidates if name and shutil.which(name)), None)
-
-
-def build_cpu(output: Path, sanitize: bool = False) -> None:
+def build_cpu(output: Path, sanitize: bool = False) -> str:
     """Compile every source beside each other and link them to ``output``.
 
+    Returns:
+        What compiled it.
+
     Raises:
-        RuntimeError: without a compiler or torch, or with the compiler's words if a source fails.
+        BuildError: without a compiler or torch, or with the compiler's words if a source fails.
     """
-    compiler = find_compiler()
+    compiler = toolchain.find_compiler()
     if compiler is None:
-        raise RuntimeError(
-            "CXX: expected a C++17 compiler (g++ or clang++), found none on the path"
-        )
-    torch_dir = find_torch()
-    flags = [*FLAGS, *(SANITIZE if sanitize else ()), *shlex.split(os.environ.get("CXXFLAGS", ""))]
-    sources = sorted(SOURCES.glob("*.cpp"))
-    print(f"efpn_kernels CPU library: {compiler}, torch headers in {torch_dir}, {jobs()} jobs")
+        raise BuildError("CXX: expected a C++17 compiler (g++ or clang++), found none on the path")
+    torch_dir, jobs = toolchain.find_torch(), toolchain.jobs()
+    toolchain.check_compiler(compiler)
+    identity = toolchain.version_of(compiler)
+    flags = [*FLAGS, *(SANITIZE if sanitize else ()), *words("CXXFLAGS")]
+    print(f"efpn_kernels CPU library: {identity}, torch headers in {torch_dir}, {jobs} jobs")
     print(f"  flags: {' '.join(flags)}", flush=True)
+    command = [*compiler, *flags, *toolchain.without_paths(torch_dir), f"-I{torch_dir}/include"]
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as folder:
+        stamp = Path(folder, "stamp.cpp")
+        stamp.write_text(toolchain.STAMP.source())
 
         def compile_source(source: Path) -> str:
-            target = f"{directory}/{source.stem}.o"
-            said = run(
-                [compiler, *flags, f"-I{torch_dir}/include", "-c", str(source), "-o", target]
-            )
-            print(
-                f"  [{time.perf_counter() - start:5.1f} s] {source.name}\n{said}",
-                end="",
-                flush=True,
-            )
-            return target
+            compiled, said = toolchain.compile_object(command, identity, source, torch_dir)
+            seconds = time.perf_counter() - start
+            print(f"  [{seconds:5.1f} s] {source.name}\n{said}", end="", flush=True)
+            return str(compiled)
 
-        with ThreadPoolExecutor(jobs()) as pool:
-            objects = list(pool.map(compile_source, sources))
-        output.parent.mkdir(parents=True, exist_ok=True)
-        link = ["-shared", *(SANITIZE[:1] if sanitize else ()), f"-L{torch_dir}/lib", "-ltorch_cpu"]
-        # A new file instead of new contents: a process may have the old one mapped.
-        linked = Path(directory) / output.name
-        run([compiler, *objects, *link, "-o", str(linked)])
-        shutil.copy(linked, f"{output}.new")
-        os.replace(f"{output}.new", output)
+        with ThreadPoolExecutor(jobs) as pool:
+            objects = list(pool.map(compile_source, [*sorted(SOURCES.glob("*.cpp")), stamp]))
+        linked = Path(folder, output.name)
+        libraries = [f"-L{torch_dir}/lib", "-ltorch_cpu", *words("LDFLAGS")]
+        toolchain.run([*compiler, *flags, "-shared", *objects, *libraries, "-o", str(linked)])
+        toolchain.put(linked, output)
+    toolchain.forget_old_objects()
     print(f"  -> {output} ({output.stat().st_size / 1e6:.1f} MB)", flush=True)
+    return identity
 
 
 if __name__ == "__main__":
@@ -91,4 +82,7 @@ if __name__ == "__main__":
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--sanitize", action="store_true", help="with ASan and UBSan")
     arguments = parser.parse_args()
-    build_cpu(arguments.output, arguments.sanitize)
+    try:
+        build_cpu(arguments.output, arguments.sanitize)
+    except BuildError as error:
+        sys.exit(str(error))

@@ -1,8 +1,7 @@
 """Fused kernels for the neck and the loss of CEM-FBGTinyDet: E-FPN-BS (CEM + FBSM) and DCLoss."""
 
-from . import functional, reference
-from .backends import current_backend, explain, use_backend
-from .modules import CEM, EFPNBS, FBSM, DCLoss, patch
+from importlib.util import find_spec
+
 from .version import __version__
 
 __all__ = [
@@ -10,11 +9,29 @@ __all__ = [
     "EFPNBS",
     "FBSM",
     "DCLoss",
+    "EFPNBSLevel",
     "__version__",
     "current_backend",
     "explain",
     "functional",
+    "graphed",
     "patch",
     "reference",
     "use_backend",
 ]
+
+if find_spec("torch") is not None:
+    from . import functional, reference
+    from .backends import current_backend, explain, use_backend
+    from .graphed import graphed
+    from .levels import EFPNBSLevel
+    from .modules import CEM, EFPNBS, FBSM, DCLoss, patch
+else:  # `efpn --help` and `efpn doctor` still have something to say
+
+    def __getattr__(name: str) -> object:
+        if name in __all__:
+            raise ImportError(
+                f"efpn_kernels.{name}: needs PyTorch, which is not installed; run: "
+                "pip install 'torch>=2.11'"
+            )
+        raise AttributeError(f"module 'efpn_kernels' has no attribute {name!r}")

@@ -1,66 +1,110 @@
-"""Which backend runs given tensors: the choice, and the reason why each other one was passed over."""
+"""The backends: what each one is and needs, which runs given tensors, and why the others do not."""
 
 from __future__ import annotations
 
 import os
-import threading
 import warnings
 from collections.abc import Callable
+from contextlib import ContextDecorator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from . import _libraries, checks
+from . import _libraries, checks, measured
+from .ops import efpn_bs
 
-BACKENDS = ("cpu", "cuda", "triton", "reference")
-NAMESPACE = {"cpu": "efpn", "cuda": "efpn", "triton": "efpn_triton"}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 OPERATORS = ("cem", "fbsm", "efpn_bs", "dc_loss")
 ENVIRONMENT_VARIABLE = "EFPN_KERNELS_BACKEND"
 
-# What ``auto`` tries, fastest first, by device type.
-PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
+
+# ---- descriptors -----------------------------------------------------------------------------------
 
 
-_warned: set[tuple[str, str]] = set()
+@dataclass(frozen=True)
+class Backend:
+    """One way to run the operators."""
+
+    name: str
+    namespace: str
+    """Of the dispatcher, where its operators are."""
+    device_type: str
+    """Of the tensors that it takes."""
+    why_not_on: Callable[[torch.device], str | None] = lambda device: None
+    """Why it cannot run on a device of its type; None where it can."""
+    fake_hidden: efpn_bs.FakeHidden = efpn_bs.hidden_map
+    """What it saves of the hidden map for backward, as a fake."""
+
+    @property
+    def library(self) -> _libraries.SharedLibrary:
+        """What was loaded of it, or why nothing was."""
+        return getattr(_libraries, self.name.upper())
 
 
-class _Block:
-    """What a ``with`` block chose, or for no block the process; setters inside of it lie on top."""
-
-    withdrawn = False
-
-    def __init__(self, name: str, outer: _Block | use_backend | None = None) -> None:
-        self.name = name
-        self.outer = outer
-        self.block = self
-        self.depth = 0
+def _winograd_bits(p_low: Tensor, hidden: int, gates: int, channels_last: bool) -> Tensor:
+    """The CPU's Winograd convolution, in float32 and for one gate, saves a bit an element."""
+    if gates != 1 or p_low.dtype != torch.float32:
+        return efpn_bs.hidden_map(p_low, hidden, gates, channels_last)
+    n, _, height, width = p_low.shape
+    return p_low.new_empty(n * height * width * ((hidden + 15) // 16) * 4, dtype=torch.uint8)
 
 
-class _Thread(threading.local):
-    def __init__(self) -> None:
-        self.top: _Block | use_backend | None = None  # outside of every block
+@lru_cache
+def _no_machine_code(device: torch.device) -> str | None:
+    return _libraries.architecture_problem(torch.cuda.get_device_capability(device))
 
 
-_thread = _Thread()
+DESCRIPTORS = {
+    backend.name: backend
+    for backend in (
+        Backend("cpu", "efpn", "cpu", fake_hidden=_winograd_bits),
+        Backend("cuda", "efpn", "cuda", why_not_on=_no_machine_code),
+        Backend("triton", "efpn_triton", "cuda"),
+    )
+}
+BACKENDS = (*DESCRIPTORS, "reference")
+for _backend in DESCRIPTORS.values():
+    efpn_bs.FAKE_HIDDEN[_backend.namespace, _backend.device_type] = _backend.fake_hidden
+
+
+@dataclass(frozen=True)
+class Order:
+    """What ``auto`` tries first for some operators on a type of device."""
+
+    device_type: str
+    backends: tuple[str, ...]
+    source: str
+    """The results that it comes from."""
+    operators: tuple[str, ...] = OPERATORS
+    below: int | None = None
+    """Elements of the first tensor below which it holds; None: for every size."""
+
+
+# The first that fits counts.
+AUTO_ORDER = (
+    Order("cpu", ("cpu",), "benchmarks/results/cpu-intel-xeon-avx512-2c"),
+    # By ordinary calls. Captured in a CUDA graph, Triton's kernels of that commit were the faster ones.
+    Order("cuda", ("cuda", "triton"), "benchmarks/results/nvidia-h200"),
+)
+
+
+# ---- the choice ------------------------------------------------------------------------------------
+
 # A wrong name is refused where it is used, so that `efpn doctor` can say so.
-_top: _Block | use_backend = _Block(os.environ.get(ENVIRONMENT_VARIABLE) or "auto")
-_lock = threading.Lock()
-_DEEPEST = 64
+_choice = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
 
 
-class use_backend:
-    """Choose the backend for all following calls, or inside a ``with`` block.
+class use_backend(ContextDecorator):
+    """Choose the backend of all following calls, or of those inside a ``with`` block.
 
-    Calling it is enough: the choice holds at once, for every thread, or inside of a block until the
-    block ends. As a context manager it is no such setting any more, but holds inside of the block, for
-    this thread alone, and afterwards what held before. The object can be entered again. Threads that
-    others start are outside of it, among them autograd's for a GPU, which recomputes checkpoints.
+    Like ``torch.set_grad_enabled``: calling it is enough, and as a context manager (or decorator) it restores on
+    exit what was chosen before. The choice is of the process, as that of ``torch.backends``: threads see it too,
+    among them autograd's, which recompute checkpoints.
 
     Args:
-        name: ``"auto"`` (the first of ``PREFERENCE`` that can run the tensors), ``"cpu"``, ``"cuda"``,
+        name: ``"auto"`` (the first of ``AUTO_ORDER`` that can run the tensors), ``"cpu"``, ``"cuda"``,
             ``"triton"`` or ``"reference"`` (plain PyTorch). An explicit choice that cannot run given
             tensors makes the call raise ``RuntimeError`` with the reason.
 
@@ -69,105 +113,113 @@ class use_backend:
     """
 
     def __init__(self, name: str) -> None:
+        global _choice
         if name != "auto" and name not in BACKENDS:
             raise ValueError(f"use_backend: expected one of {('auto', *BACKENDS)}, got {name!r}")
         self.name = name
-        self.withdrawn = False
-        _one_at_a_time(self._set)
-
-    def _set(self) -> None:
-        global _top
-        below = _top if _thread.top is None else _thread.top
-        self.below, self.block, self.depth = below, below.block, below.depth + 1
-        if below.depth >= _DEEPEST:  # of settings that nobody will enter
-            below.below, below.depth, self.depth = below.block, 1, 2
-        if _thread.top is None:
-            _top = self
-        else:
-            _thread.top = self
-
-    def _withdraw(self) -> None:
-        global _top
-        self.withdrawn = True
-        _top = _in_force(_top)
+        self.before = _choice
+        self.outer: list[str] = []
+        _choice = name
 
     def __enter__(self) -> use_backend:
-        _one_at_a_time(self._withdraw)
-        outer = None if _thread.top is None else _in_force(_thread.top)
-        _thread.top = _Block(self.name, outer)
+        global _choice
+        self.outer.append(self.before if _choice == self.name else _choice)
+        _choice = self.name
         return self
 
     def __exit__(self, *exception: object) -> None:
-        outer = _thread.top.block.outer
-        _thread.top = None if outer is None else _in_force(outer)
+        global _choice
+        _choice = self.outer.pop()
 
-
-def _one_at_a_time(change: Callable[[], None]) -> None:
-    if torch.compiler.is_compiling():  # a compiler cannot follow a lock, and holds its own
-        change()
-        return
-    with _lock:
-        change()
-
-
-def _in_force(setting: _Block | use_backend) -> _Block | use_backend:
-    while setting.withdrawn:
-        setting = setting.below
-    return setting
+    def __call__(self, function: Callable) -> Callable:
+        """As a decorator it chooses nothing until the function is called."""
+        global _choice
+        _choice = self.before
+        return super().__call__(function)
 
 
 def current_backend() -> str:
-    """The choice that holds here: a name of :class:`use_backend`."""
-    setting = _thread.top
-    return _top.name if setting is None else setting.name
+    """The choice that holds: a name of :class:`use_backend`."""
+    return _choice
 
 
-def refusal(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why ``backend`` cannot run tensors of this device and dtype; None if it can."""
-    if backend == "reference":
+def why_unsupported(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the backend ``name`` cannot run tensors of this device and dtype; None if it can."""
+    if name == "reference":
         return None
     if dtype not in DTYPES:
         return f"dtype {dtype} is not one of {', '.join(str(d) for d in DTYPES)}"
-    library = getattr(_libraries, backend.upper(), None)
-    if library is None:  # only the environment can bring another name here
-        return f"{ENVIRONMENT_VARIABLE}: expected one of {('auto', *BACKENDS)}, got {backend!r}"
-    if backend == "triton":
-        if not library.loaded:
-            return library.problem
-        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-        if device.type != "cuda" and not (interpreted and device.type == "cpu"):
-            return f"tensors are on {device.type}, Triton runs on a GPU"
-        return None
-    if device.type != backend:
-        return f"tensors are on {device.type}"
-    if not library.loaded:
-        return library.problem
-    if backend == "cuda":
-        return _architecture_refusal(device)
-    return None
+    backend = DESCRIPTORS.get(name)
+    if backend is None:  # only the environment can bring another name here
+        return f"{ENVIRONMENT_VARIABLE}: expected one of {('auto', *BACKENDS)}, got {name!r}"
+    interpreted = name == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    if device.type != backend.device_type and not (interpreted and device.type == "cpu"):
+        return f"tensors are on {device.type}, it runs on {backend.device_type}"
+    return backend.library.problem or backend.why_not_on(device)
 
 
-# What torch.compiler.assume_constant_result sets, without importing the compiler.
-refusal._dynamo_marked_constant = True
+def _order(operator: str, x: Tensor) -> tuple[str, ...]:
+    """What ``auto`` tries for an operator of ``x``, its first tensor."""
+    for order in AUTO_ORDER:
+        if order.device_type != x.device.type or operator not in order.operators:
+            continue
+        if order.below is None or x.numel() < order.below:
+            return (*order.backends, "reference")
+    return ("reference",)
 
 
 @lru_cache
-def _architecture_refusal(device: torch.device) -> str | None:
-    built = _libraries.cuda_architectures()
-    if built is None:
-        return None
-    architectures, ptx = built
-    capability = torch.cuda.get_device_capability(device)
-    # Machine code runs on the same major version from its minor version on; PTX on anything newer.
-    if any(a[0] == capability[0] and a[1] <= capability[1] for a in architectures):
-        return None
-    if ptx and max(architectures) <= capability:
-        return None
-    have = ", ".join(f"{major}.{minor}" for major, minor in architectures)
-    return (
-        f"the CUDA library was compiled for {have}{' and PTX' if ptx else ''}, "
-        f"this GPU is {capability[0]}.{capability[1]}"
+def _find_able(names: tuple[str, ...], device: torch.device, dtype: torch.dtype) -> str:
+    return next(name for name in names if why_unsupported(name, device, dtype) is None)
+
+
+def _first_able(names: tuple[str, ...], device: torch.device, dtype: torch.dtype) -> str:
+    return _find_able(names, device, dtype)
+
+
+# What torch.compiler.assume_constant_result sets, without importing the compiler.
+_first_able._dynamo_marked_constant = True
+why_unsupported._dynamo_marked_constant = True
+
+
+def select(operator: str, x: Tensor) -> str:
+    """The backend that runs ``operator`` of ``x``, its first tensor, by the current choice.
+
+    Raises:
+        RuntimeError: if an explicitly chosen backend cannot run, with the reason.
+    """
+    choice = _choice
+    if choice != "auto":
+        reason = why_unsupported(choice, x.device, x.dtype)
+        if reason is not None:
+            raise RuntimeError(
+                f"backend {choice!r} cannot run here: {reason}; "
+                'efpn_kernels.use_backend("auto") takes one that can'
+            )
+        return choice
+    name = _first_able(_order(operator, x), x.device, x.dtype)
+    if name == "reference" and not torch.compiler.is_compiling():
+        _warn_reference(x)
+    return name
+
+
+_warned: set[tuple[str, str]] = set()
+
+
+def _warn_reference(x: Tensor) -> None:
+    key = (x.device.type, str(x.dtype))
+    if key in _warned:
+        return
+    _warned.add(key)
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in explain(x).refused.items())
+    warnings.warn(
+        f"efpn_kernels runs plain PyTorch for {x.dtype} tensors on {x.device.type} ({reasons}). "
+        "`efpn doctor` says how to fix it; use_backend('reference') silences this.",
+        stacklevel=5,
     )
+
+
+# ---- the explanation -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -179,25 +231,37 @@ class Explanation:
     choice: str
     backend: str | None
     refused: dict[str, str] = field(default_factory=dict)
+    call: measured.Call | None = None
+
+    @property
+    def cost(self) -> str | None:
+        """What such a call took on a machine of this kind; None if that has not been measured."""
+        if self.backend is None or self.call is None:
+            return None
+        return measured.cost(self.call, self.backend)
 
     def __str__(self) -> str:
         what = f"{self.operator} of {self.tensors}" if self.operator else self.tensors
-        runs = self.backend or "nothing, a call raises"
-        lines = [f"{what} (backend {self.choice!r}) runs on: {runs}"]
+        runs = f"runs on: {self.backend}" if self.backend else "no backend can run this call"
+        lines = [f"{what} (backend {self.choice!r}) {runs}"]
+        lines += (
+            [f"  measured on this kind of machine: {self.cost}"] if self.cost is not None else []
+        )
         lines += [f"  not {name}: {reason}" for name, reason in self.refused.items()]
         return "\n".join(lines)
 
 
 def explain(*arguments: str | Tensor) -> Explanation:
-    """Say which backend runs given tensors and why each other one is passed over.
+    """Say which backend runs given tensors and why each other one is rejected.
 
     Args:
         arguments: the tensors of a call, after the operator's name if wanted:
             ``explain(p_low, p_high)`` or ``explain("efpn_bs", p_low, p_high)``.
 
     Returns:
-        An :class:`Explanation` with ``backend``, ``refused`` (backend -> reason) and a readable str.
-        Tensors that no backend can take together, of two dtypes for instance, have None for a backend.
+        An :class:`Explanation` with ``backend``, ``refused`` (backend -> reason), ``cost`` (of such a call,
+        where the clone holds a report of a machine of this kind) and a readable str.
+        ``backend`` is None if no backend accepts this combination of tensors.
     """
     operator = arguments[0] if arguments and isinstance(arguments[0], str) else None
     if operator is not None and operator not in OPERATORS:
@@ -206,26 +270,27 @@ def explain(*arguments: str | Tensor) -> Explanation:
     if not tensors or len(tensors) + (operator is not None) != len(arguments):
         kinds = [type(a).__name__ for a in arguments]
         raise TypeError(f"explain: expected tensors after an optional operator name, got {kinds}")
-    device, dtype = tensors[0].device, tensors[0].dtype
+    first = tensors[0]
     described = ", ".join(f"{list(t.shape)} {t.dtype} on {t.device}" for t in tensors)
-    refused: dict[str, str] = {}
-    chosen = None
-    choice = current_backend()
     mixed = _mixture(operator, tensors)
     if mixed is not None:
-        return Explanation(operator, described, choice, None, dict.fromkeys(BACKENDS, mixed))
-    candidates = _candidates(device) if choice == "auto" else (choice,)
-    for backend in (*candidates, *(b for b in BACKENDS if b not in candidates)):
-        reason = refusal(backend, device, dtype)
-        if reason is not None:
-            refused[backend] = reason
-        elif backend not in candidates:
-            refused[backend] = f"{choice!r} was chosen"
-        elif chosen is None:
-            chosen = backend
+        return Explanation(operator, described, _choice, None, dict.fromkeys(BACKENDS, mixed))
+    candidates = _order(operator or "efpn_bs", first) if _choice == "auto" else (_choice,)
+    refused: dict[str, str] = {}
+    chosen = None
+    for name in (*candidates, *(b for b in BACKENDS if b not in candidates)):
+        reason = why_unsupported(name, first.device, first.dtype)
+        if reason is None and name not in candidates:
+            reason = f"{_choice!r} was chosen"
+        elif reason is None and chosen is not None:
+            reason = f"{chosen} is preferred"
+        if reason is None:
+            chosen = name
         else:
-            refused[backend] = f"{chosen} is preferred"
-    return Explanation(operator, described, choice, chosen, refused)
+            refused[name] = reason
+    dtype = str(first.dtype).removeprefix("torch.")
+    call = measured.Call(operator or "efpn_bs", first.device.type, dtype, tuple(first.shape))
+    return Explanation(operator, described, _choice, chosen, refused, call)
 
 
 def _mixture(operator: str | None, tensors: list[Tensor]) -> str | None:
@@ -241,45 +306,3 @@ def _mixture(operator: str | None, tensors: list[Tensor]) -> str | None:
     except (TypeError, ValueError) as error:
         return str(error)
     return None
-
-
-def _candidates(device: torch.device) -> tuple[str, ...]:
-    return (*PREFERENCE.get(device.type, ()), "reference")
-
-
-def choose(x: Tensor) -> str:
-    """The backend that runs operators of ``x``, by the current choice.
-
-    Raises:
-        RuntimeError: if an explicitly chosen backend cannot run, with the reason.
-    """
-    choice = current_backend()
-    if choice != "auto":
-        reason = refusal(choice, x.device, x.dtype)
-        if reason is not None:
-            raise RuntimeError(f"backend {choice!r} cannot run here: {reason}")
-        return choice
-    for backend in PREFERENCE.get(x.device.type, ()):
-        if refusal(backend, x.device, x.dtype) is None:
-            return backend
-    if not torch.compiler.is_compiling():
-        _warn_reference(x)
-    return "reference"
-
-
-def _warn_reference(x: Tensor) -> None:
-    key = (x.device.type, str(x.dtype))
-    if key in _warned:
-        return
-    _warned.add(key)
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in explain(x).refused.items())
-    warnings.warn(
-        f"efpn_kernels runs plain PyTorch for {x.dtype} tensors on {x.device.type} ({reasons}). "
-        "`efpn doctor` says how to mend it; use_backend('reference') silences this.",
-        stacklevel=4,
-    )
-
-
-def namespace(backend: str) -> torch._ops._OpNamespace:
-    """The dispatcher namespace that holds the operators of ``backend``."""
-    return getattr(torch.ops, NAMESPACE[backend])

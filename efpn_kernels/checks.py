@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -15,9 +16,15 @@ from .reference.dc_loss import FORMS, REDUCTIONS
 def tensor(name: str, x: object) -> None:
     """``x`` is a floating-point tensor."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
+        way_out = ""
+        if type(x).__module__.startswith("torch.fx"):
+            way_out = '; torch.fx traces the modules under efpn_kernels.use_backend("reference")'
+        raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}{way_out}")
     if not x.is_floating_point():
         raise TypeError(f"{name}: expected a floating-point tensor, got dtype {x.dtype}")
+    if x.is_nested or x.layout != torch.strided:
+        got = "a nested tensor; pad and stack it" if x.is_nested else f"{x.layout}; call to_dense()"
+        raise TypeError(f"{name}: expected a dense tensor, got {got}")
 
 
 def _cast_alike(x: Tensor, like: Tensor) -> bool:
@@ -28,13 +35,20 @@ def _cast_alike(x: Tensor, like: Tensor) -> bool:
     return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
-def same_kind(name: str, x: Tensor, like_name: str, like: Tensor, with_dtype: bool = True) -> None:
-    """``x`` has the device of ``like``, and its dtype or one that autocast makes the same."""
+def same_kind(
+    name: str,
+    x: Tensor,
+    like_name: str,
+    like: Tensor,
+    with_dtype: bool = True,
+    autocast: bool = True,
+) -> None:
+    """``x`` has the device of ``like``, and its dtype or, with ``autocast``, one that it makes the same."""
     if x.device != like.device:
         raise ValueError(
             f"{name}: expected the device of {like_name} ({like.device}), got {x.device}"
         )
-    if with_dtype and x.dtype != like.dtype and not _cast_alike(x, like):
+    if with_dtype and x.dtype != like.dtype and not (autocast and _cast_alike(x, like)):
         raise TypeError(f"{name}: expected the dtype of {like_name} ({like.dtype}), got {x.dtype}")
 
 
@@ -43,13 +57,13 @@ def _shape(name: str, x: Tensor, expected: tuple[int, ...]) -> None:
         raise ValueError(f"{name}: expected shape {expected}, got {tuple(x.shape)}")
 
 
-def maps(low_name: str, low: Tensor, high: Tensor) -> None:
+def maps(low_name: str, low: Tensor, high: Tensor, autocast: bool = True) -> None:
     """A low-level map ``[N, Cl, H, W]`` and a high-level one ``[N, Ch, h, w]`` of the same images."""
     for name, x, dims in ((low_name, low, "[N, C, H, W]"), ("p_high", high, "[N, C, h, w]")):
         tensor(name, x)
         if x.dim() != 4:
             raise ValueError(f"{name}: expected 4 dimensions {dims}, got shape {tuple(x.shape)}")
-    same_kind("p_high", high, low_name, low)
+    same_kind("p_high", high, low_name, low, autocast=autocast)
     if low.shape[0] != high.shape[0]:
         raise ValueError(
             f"p_high: expected the batch size of {low_name} ({low.shape[0]}), got {high.shape[0]}"
@@ -61,30 +75,6 @@ def maps(low_name: str, low: Tensor, high: Tensor) -> None:
         )
 
 
-def _fits(low: Tensor, parameter: object, shape: tuple[int, ...]) -> bool:
-    """Whether nothing is wrong with a parameter: what every call asks, before what to say of it."""
-    return (
-        isinstance(parameter, Tensor)
-        and parameter.shape == shape
-        and parameter.device == low.device
-        and (
-            parameter.dtype == low.dtype
-            or (parameter.is_floating_point() and _cast_alike(parameter, low))
-        )
-    )
-
-
-def _parameters(
-    low_name: str, low: Tensor, expected: dict[str, tuple[Tensor, tuple[int, ...]]]
-) -> None:
-    for name, (parameter, shape) in expected.items():
-        if _fits(low, parameter, shape):
-            continue
-        tensor(name, parameter)
-        _shape(name, parameter, shape)
-        same_kind(name, parameter, low_name, low)
-
-
 def _map_channels(name: str, x: Tensor, parameter_name: str, expected: int) -> None:
     if x.shape[1] != expected:
         raise ValueError(
@@ -93,28 +83,43 @@ def _map_channels(name: str, x: Tensor, parameter_name: str, expected: int) -> N
         )
 
 
-def projection(low: Tensor, high: Tensor, prefix: str, weight: Tensor, bias: Tensor) -> None:
-    """The projection of CEM: ``[Cl, Ch, 1, 1]`` and ``[Cl]``."""
-    c, c_high = low.shape[1], high.shape[1]
-    if _fits(low, weight, (c, c_high, 1, 1)) and _fits(low, bias, (c,)):
-        return
+def _parameters(
+    low_name: str,
+    low: Tensor,
+    expected: dict[str, tuple[Tensor, tuple[int, ...]]],
+    autocast: bool,
+) -> None:
+    for name, (parameter, shape) in expected.items():
+        tensor(name, parameter)
+        _shape(name, parameter, shape)
+        same_kind(name, parameter, low_name, low, autocast=autocast)
+
+
+def _projection(
+    prefix: str, low: Tensor, high: Tensor, weight: Tensor, bias: Tensor, autocast: bool
+) -> None:
     tensor(f"{prefix}weight", weight)
     tensor(f"{prefix}bias", bias)
     if weight.dim() == 4 and weight.shape[2:] == (1, 1) and bias.shape == weight.shape[:1]:
         # A sound module: then it is a map that does not fit.
         _map_channels("p_low", low, f"{prefix}weight", weight.shape[0])
         _map_channels("p_high", high, f"{prefix}weight", weight.shape[1])
-    _parameters(
-        "p_low",
-        low,
-        {f"{prefix}weight": (weight, (c, c_high, 1, 1)), f"{prefix}bias": (bias, (c,))},
-    )
+    c, c_high = low.shape[1], high.shape[1]
+    expected = {f"{prefix}weight": (weight, (c, c_high, 1, 1)), f"{prefix}bias": (bias, (c,))}
+    _parameters("p_low", low, expected, autocast)
 
 
-def fbsm(
-    low_name: str,
+def cem(p_low: Tensor, p_high: Tensor, weight: Tensor, bias: Tensor, autocast: bool = True) -> None:
+    """The arguments of ``cem``; with ``autocast``, dtypes may differ where it makes them one."""
+    maps("p_low", p_low, p_high, autocast)
+    _projection("", p_low, p_high, weight, bias, autocast)
+
+
+def block(
     low: Tensor,
     high: Tensor,
+    project_weight: Tensor | None,
+    project_bias: Tensor | None,
     high_conv_weight: Tensor,
     high_conv_bias: Tensor,
     high_gate_weight: Tensor,
@@ -127,8 +132,16 @@ def fbsm(
     fuse_bias: Tensor,
     refine_weight: Tensor,
     refine_bias: Tensor,
+    low_name: str = "p_low",
+    autocast: bool = True,
 ) -> None:
-    """The parameters of FBSM, whose hidden and gate channels ``low_gate_weight`` gives."""
+    """The arguments of ``efpn_bs``, or of ``fbsm`` where there is no projection.
+
+    Hidden and gate channels are those of ``low_gate_weight``.
+    """
+    maps(low_name, low, high, autocast)
+    if project_weight is not None or project_bias is not None:
+        _projection("project_", low, high, project_weight, project_bias, autocast)
     if low.shape[2] == 0 or low.shape[3] == 0:
         raise ValueError(
             f"{low_name}: expected a height and width of at least 1 to convolve, "
@@ -151,24 +164,21 @@ def fbsm(
             f"({c}), got {tuple(low_gate_weight.shape)}"
         )
     g, d = low_gate_weight.shape[:2]
-    _parameters(
-        low_name,
-        low,
-        {
-            "high_conv_weight": (high_conv_weight, (d, c_high, 3, 3)),
-            "high_conv_bias": (high_conv_bias, (d,)),
-            "high_gate_weight": (high_gate_weight, (g, d, 1, 1)),
-            "high_gate_bias": (high_gate_bias, (g,)),
-            "low_conv_weight": (low_conv_weight, (d, c, 3, 3)),
-            "low_conv_bias": (low_conv_bias, (d,)),
-            "low_gate_weight": (low_gate_weight, (g, d, 1, 1)),
-            "low_gate_bias": (low_gate_bias, (g,)),
-            "fuse_weight": (fuse_weight, (g, g, 3, 3)),
-            "fuse_bias": (fuse_bias, (g,)),
-            "refine_weight": (refine_weight, (c, c, 3, 3)),
-            "refine_bias": (refine_bias, (c,)),
-        },
-    )
+    expected = {
+        "high_conv_weight": (high_conv_weight, (d, c_high, 3, 3)),
+        "high_conv_bias": (high_conv_bias, (d,)),
+        "high_gate_weight": (high_gate_weight, (g, d, 1, 1)),
+        "high_gate_bias": (high_gate_bias, (g,)),
+        "low_conv_weight": (low_conv_weight, (d, c, 3, 3)),
+        "low_conv_bias": (low_conv_bias, (d,)),
+        "low_gate_weight": (low_gate_weight, (g, d, 1, 1)),
+        "low_gate_bias": (low_gate_bias, (g,)),
+        "fuse_weight": (fuse_weight, (g, g, 3, 3)),
+        "fuse_bias": (fuse_bias, (g,)),
+        "refine_weight": (refine_weight, (c, c, 3, 3)),
+        "refine_bias": (refine_bias, (c,)),
+    }
+    _parameters(low_name, low, expected, autocast)
 
 
 def scalar_parameter(name: str, x: object, like: Tensor) -> None:
@@ -187,7 +197,8 @@ def _number(value: object) -> bool:
 def average_factor(x: object, pred: Tensor) -> None:
     """``avg_factor``: a number, or a tensor of one that can divide what is on the device of ``pred``."""
     if not isinstance(x, Tensor):
-        if not _number(x):
+        # Symbolic ones come with torch.export.
+        if not (_number(x) or isinstance(x, (torch.SymInt, torch.SymFloat))):
             raise TypeError(
                 f"avg_factor: expected a number or a tensor of one element, got {type(x).__name__}"
             )
@@ -212,12 +223,13 @@ def loss(
     form: str,
     reduction: str,
     avg_factor: float | Tensor | None,
+    factor: float | Tensor,
 ) -> None:
-    """The arguments of ``dc_loss``."""
+    """The arguments of ``dc_loss``; ``factor`` is ``loss_weight``."""
     tensor("pred", pred)
     tensor("target", target)
     _shape("target", target, tuple(pred.shape))
-    same_kind("target", target, "pred", pred)
+    same_kind("target", target, "pred", pred, with_dtype=False)
     scalar_parameter("k", k, pred)
     scalar_parameter("delta", delta, pred)
     if weight is not None:
@@ -228,12 +240,29 @@ def loss(
         average_factor(avg_factor, pred)
         if reduction != "mean":
             raise ValueError(f"avg_factor: expected reduction 'mean', got reduction {reduction!r}")
+    real("loss_weight", factor)
+    elements = {"pred": pred, "target": target, "weight": weight}
+    keepable(elements, (pred, target, k, delta))
+
+
+def keepable(tensors: dict[str, Tensor | None], differentiable: Iterable[Tensor | None]) -> None:
+    """No backward is to come that would need an inference tensor of these."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return
+    for name, x in tensors.items():
+        if x is None or not x.is_inference():
+            continue
+        if any(d is not None and d.requires_grad for d in differentiable):
+            raise RuntimeError(
+                f"{name}: expected a tensor that can be kept for backward, got one made under "
+                "torch.inference_mode(); clone it outside of that, or call under torch.no_grad()"
+            )
 
 
 def loss_weight(pred: Tensor, weight: Tensor) -> None:
     """Elementwise weights: broadcastable to ``pred``, without gradient."""
     tensor("weight", weight)
-    same_kind("weight", weight, "pred", pred)
+    same_kind("weight", weight, "pred", pred, with_dtype=False)
     try:
         fits = torch.broadcast_shapes(weight.shape, pred.shape) == pred.shape
     except RuntimeError:

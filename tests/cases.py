@@ -65,11 +65,17 @@ SHAPES: dict[str, Shape] = {
     "per_channel": Shape(2, 12, 16, 20, (10, 13), (3, 4), per_channel=True),
     "per_channel_downsampled": Shape(1, 5, 7, 6, (3, 4), (5, 6), per_channel=True),
     "per_channel_one_pixel": Shape(1, 4, 4, 4, (1, 1), (1, 1), per_channel=True),
+    # Maps of one channel beside others: contiguous and channels_last at once.
+    "one_hidden": Shape(2, 5, 4, 1, (9, 10), (3, 4)),
+    "one_hidden_per_channel": Shape(2, 5, 4, 1, (9, 10), (3, 4), per_channel=True),
+    "one_low": Shape(2, 1, 4, 3, (9, 10), (3, 4)),
+    "one_high": Shape(2, 4, 1, 3, (9, 10), (3, 4), per_channel=True),
+    "per_channel_row": Shape(1, 4, 3, 2, (1, 7), (1, 3), per_channel=True),
     "quarter_p2": Shape(1, 64, 64, 64, (50, 50), (7, 7)),
     "ai_tod": Shape(1, 256, 256, 256, (200, 200), (25, 25), slow=True),
     "ai_tod_hidden_64": Shape(2, 256, 256, 64, (56, 100), (7, 13), slow=True),
 }
-DTYPE_SHAPES = ("x8", "odd_channels", "wide", "per_channel")
+DTYPE_SHAPES = ("x8", "odd_channels", "wide", "per_channel", "one_hidden_per_channel")
 
 
 @dataclass(frozen=True)

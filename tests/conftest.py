@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from efpn_kernels import use_backend
+
+# The builds' scripts, and what checks the kernels.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "csrc"))
 
 # Without it cuBLAS warns in every test that runs with deterministic algorithms.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -20,9 +25,9 @@ torch.backends.cudnn.allow_tf32 = False
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if INTERPRETED:
-    import triton_interpreter
+    from checking import interpreter
 
-    triton_interpreter.install()
+    interpreter.install()
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from cases import (
 from conftest import Backend
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from efpn_kernels import use_backend
+from efpn_kernels import EFPNBS, use_backend
 from efpn_kernels.reference import FORMS, REDUCTIONS
 
 TINY = {
@@ -132,21 +133,37 @@ def test_forward_mode_raises(backend: Backend, name: str, how: str) -> None:
     assert tangent.abs().max() > 0
 
 
+TRANSFORMS: dict[str, Any] = {
+    "vmap": lambda f, x: torch.func.vmap(f)(x[None]),
+    "grad": lambda f, x: torch.func.grad(lambda x: f(x).sum())(x),
+    "vjp": lambda f, x: torch.func.vjp(f, x),
+    "jacrev": lambda f, x: torch.func.jacrev(f)(x),
+    "hessian": lambda f, x: torch.func.hessian(lambda x: f(x).sum())(x),
+    "jacobian(vectorize=True)": lambda f, x: torch.autograd.functional.jacobian(
+        f, x, vectorize=True
+    ),
+    "is_grads_batched": lambda f, x: torch.autograd.grad(
+        (out := f(x.requires_grad_())), x, torch.stack([out, out]), is_grads_batched=True
+    ),
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_vmap_is_a_loop_and_func_grad_raises(backend: Backend, name: str) -> None:
-    """PyTorch runs an operator of a library once for each element, and refuses its gradient."""
+def test_transforms_are_refused(backend: Backend, name: str, transform: str) -> None:
+    """One answer for all of them, that names the way out, which works."""
     problem = every_problem(backend.device)[name]
     first, *rest = (x.detach() for x in problem.tensors.values())
 
     def function(x: Tensor) -> Tensor:
         return problem.functional(x, *rest, **problem.options)
 
-    batch = torch.stack([first, first + 1])
-    torch.testing.assert_close(
-        torch.func.vmap(function)(batch), torch.stack([function(x) for x in batch])
-    )
-    with pytest.raises(RuntimeError, match="functorch"):
-        torch.func.grad(lambda x: function(x).sum())(first)
+    with pytest.raises(RuntimeError, match=r"not supported.*use_backend\(\"reference\"\)"):
+        TRANSFORMS[transform](function, first.clone())
+    if transform in ("vmap", "grad", "vjp"):
+        with use_backend("reference"):
+            TRANSFORMS[transform](function, first.clone())
+    assert function(first).shape == problem.fused()["out"].shape
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -214,3 +231,35 @@ def test_retained_graph_gives_the_same_gradients_again(backend: Backend) -> None
         g.zero_()
     for g, expected in zip(torch.autograd.grad(out, leaves, problem.grad_out), copies, strict=True):
         assert g.equal(expected)
+
+
+class Casts(TorchDispatchMode):
+    """Counts casts of one tensor at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        self.count += func is torch.ops.aten._to_copy.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("parameters", [torch.float32, torch.bfloat16], ids=str)
+def test_nothing_is_cast_one_by_one_under_autocast(
+    backend: Backend, parameters: torch.dtype
+) -> None:
+    """Neither parameters on their way in nor their gradients on their way out."""
+    block = EFPNBS(7, 6).to(backend.device, parameters)
+    low, high = (
+        torch.randn(shape, device=backend.device).bfloat16()
+        for shape in ((2, 6, 9, 10), (2, 7, 3, 4))
+    )
+    with Casts() as casts:
+        with torch.autocast(backend.device, torch.bfloat16):
+            out = block(low, high)
+        out.backward(torch.ones_like(out))
+    assert casts.count == 0
+    assert all(p.grad.dtype == parameters for p in block.parameters())

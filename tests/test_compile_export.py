@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from efpn_kernels import EFPNBS, DCLoss, backends, functional, reference
-from efpn_kernels.ops import efpn_bs as efpn_bs_operator
 from efpn_kernels.reference import FORMS, REDUCTIONS
 
 
@@ -29,6 +29,11 @@ class Model(nn.Module):
 
     def forward(self, p_low: Tensor, p_high: Tensor) -> Tensor:
         return self.loss(self.block(p_low, p_high), p_low)
+
+
+def operators(backend: Backend) -> Any:
+    """The dispatcher's, of the backend."""
+    return getattr(torch.ops, backends.DESCRIPTORS[backend.name].namespace)
 
 
 def maps(device: str, n: int = 2, size: tuple[int, int] = (9, 10)) -> tuple[Tensor, Tensor]:
@@ -74,23 +79,80 @@ def test_inductor(backend: Backend, layout: str) -> None:
     torch.testing.assert_close(step(compiled, *inputs), step(model, *inputs), rtol=1e-4, atol=1e-6)
 
 
+def same_kind(result: Tensor, expected: Tensor, name: str) -> None:
+    torch.testing.assert_close(result, expected, msg=lambda text: f"{name}: {text}")
+    assert significant_strides(result) == significant_strides(expected), name
+
+
+OTHER_DTYPES = (torch.bfloat16, torch.float16, torch.float64)
+every_dtype = pytest.mark.parametrize("dtype", (torch.float32, *OTHER_DTYPES), ids=str)
+
+
+@every_dtype
 @pytest.mark.parametrize("operator", BLOCK_OPERATORS)
-def test_functions_compile(backend: Backend, operator: str) -> None:
-    problem = block_problem(operator, case("x2"), backend.device)
+def test_functions_compile(backend: Backend, operator: str, dtype: torch.dtype) -> None:
+    problem = block_problem(operator, case("x2", dtype), backend.device)
     expected = problem.fused()
     problem.functional = torch.compile(problem.functional, fullgraph=True, backend="aot_eager")
     for name, result in problem.fused().items():
-        torch.testing.assert_close(result, expected[name])
+        same_kind(result, expected[name], name)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("gate_channels", [1, 6])
+def test_a_step_compiles_under_autocast(
+    backend: Backend, gate_channels: int, dtype: torch.dtype
+) -> None:
+    """float32 parameters; gradients in their dtype, as without a compiler."""
+    model = Model(gate_channels).to(backend.device)
+    inputs = [x.to(dtype) for x in maps(backend.device)]
+
+    def autocast(run: nn.Module) -> list[Tensor]:
+        with torch.autocast(backend.device, dtype=torch.bfloat16):
+            leaves = [x.clone().requires_grad_() for x in inputs]
+            model.zero_grad(set_to_none=True)
+            loss = run(*leaves)
+        loss.backward()
+        return [loss.detach(), *(x.grad for x in leaves), *(p.grad for p in model.parameters())]
+
+    expected = autocast(model)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for i, (result, want) in enumerate(zip(autocast(compiled), expected, strict=True)):
+        assert result.dtype == want.dtype, i
+        torch.testing.assert_close(result, want, rtol=0.02, atol=1e-3)
+
+
+@every_dtype
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_the_loss_compiles(backend: Backend, reduction: str) -> None:
-    loss = LossCase((33, 4), reduction=reduction, weight="row")
+def test_the_loss_compiles(backend: Backend, reduction: str, dtype: torch.dtype) -> None:
+    loss = LossCase((33, 4), dtype, reduction=reduction, weight="row")
     problem = loss_problem(loss, backend.device)
     expected = problem.fused()
     problem.functional = torch.compile(functional.dc_loss, fullgraph=True, backend="aot_eager")
     for name, result in problem.fused().items():
-        torch.testing.assert_close(result, expected[name])
+        same_kind(result, expected[name], name)
+
+
+@pytest.mark.parametrize("dtype", OTHER_DTYPES, ids=str)
+@pytest.mark.parametrize("gate_channels", [1, 6])
+def test_export_in_other_dtypes(backend: Backend, gate_channels: int, dtype: torch.dtype) -> None:
+    block = EFPNBS(7, 6, gate_channels=gate_channels).to(backend.device, dtype).eval()
+    inputs = [x.to(dtype) for x in maps(backend.device)]
+    program = torch.export.export(block, tuple(inputs))
+    same_kind(program.module()(*inputs), block(*inputs), "out")
+    (out,) = program.graph.find_nodes(op="output")[0].args[0]
+    assert (out.meta["val"].dtype, out.meta["val"].shape) == (dtype, inputs[0].shape)
+
+
+def test_export_under_autocast(backend: Backend) -> None:
+    block = EFPNBS(7, 6).to(backend.device).eval()
+    inputs = maps(backend.device)
+    with torch.no_grad(), torch.autocast(backend.device, dtype=torch.bfloat16):
+        expected = block(*inputs)
+        program = torch.export.export(block, inputs)
+    result = program.module()(*inputs)
+    assert result.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(result, expected)
 
 
 @pytest.mark.parametrize("gate_channels", [1, 6])
@@ -106,7 +168,7 @@ def test_export(backend: Backend, gate_channels: int) -> None:
         inputs = maps(backend.device, number, size)
         torch.testing.assert_close(program.module()(*inputs), block(*inputs))
     targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-    assert f"{backends.NAMESPACE[backend.name]}.efpn_bs.default" in targets
+    assert f"{backends.DESCRIPTORS[backend.name].namespace}.efpn_bs.default" in targets
 
 
 def test_export_of_plain_pytorch_needs_no_operator_of_ours() -> None:
@@ -166,16 +228,26 @@ def as_fake(mode: FakeTensorMode, x: Any) -> Any:
     return mode.from_tensor(x) if isinstance(x, Tensor) else x
 
 
-@pytest.mark.parametrize("name", ["x2", "per_channel", "one_channel", "one_pixel_low", "row"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, torch.float32) for name in ("x2", "per_channel", "one_channel", "one_pixel_low", "row")]
+    + [(name, dtype) for name in ("x2", "per_channel") for dtype in OTHER_DTYPES],
+    ids=str,
+)
 @pytest.mark.parametrize("low_layout", LAYOUTS)
 @pytest.mark.parametrize("high_layout", LAYOUTS)
 @pytest.mark.parametrize("operator", BLOCK_OPERATORS)
 def test_fake_strides_are_the_real_ones(
-    backend: Backend, operator: str, low_layout: str, high_layout: str, name: str
+    backend: Backend,
+    operator: str,
+    low_layout: str,
+    high_layout: str,
+    name: str,
+    dtype: torch.dtype,
 ) -> None:
     """Of results and gradients, in every mixture of formats."""
-    problem = block_problem(operator, case(name, layout=low_layout), backend.device)
-    other = block_problem(operator, case(name, layout=high_layout), backend.device)
+    problem = block_problem(operator, case(name, dtype, low_layout), backend.device)
+    other = block_problem(operator, case(name, dtype, high_layout), backend.device)
     problem.tensors["p_high"] = other.tensors["p_high"]
     real = problem.fused()
     mode = FakeTensorMode()
@@ -192,21 +264,44 @@ def test_fake_strides_are_the_real_ones(
         assert len(set(strides)) == 1, f"{result}: {got.stride()}, really {expected.stride()}"
 
 
-def block_arguments(operator: str, name: str, layout: str, device: str) -> tuple[str, tuple]:
-    """The dispatcher's operator and its arguments."""
-    tensors = list(block_problem(operator, case(name, layout=layout), device).tensors.values())
+def block_arguments(
+    operator: str, name: str, layout: str, device: str, save: bool, dtype: torch.dtype
+) -> tuple[str, tuple]:
+    """The dispatcher's operator and its arguments, which want gradients unless it hands out its state."""
+    tensors = list(block_problem(operator, case(name, dtype, layout), device).tensors.values())
+    if save:
+        tensors = [x.detach() for x in tensors]
+    flags = (layout == "channels_last", save)
     if operator == "cem":
-        return "cem", tuple(tensors)
+        return "cem", (*tensors, *flags)
     missing = () if operator == "efpn_bs" else (None, None)
-    arguments = (*tensors[:2], *missing, *tensors[2:], True)
-    assert len(arguments) == 3 + len(efpn_bs_operator.PARAMETERS)
-    return "efpn_bs", arguments
+    return "efpn_bs", (*tensors[:2], *missing, *tensors[2:], *flags)
 
 
+@pytest.mark.parametrize("operator", BLOCK_OPERATORS)
+def test_fakes_under_autocast(backend: Backend, operator: str) -> None:
+    """Results in half precision, gradients in each argument's own dtype."""
+    problem = block_problem(operator, case("x2"), backend.device)
+    mode = FakeTensorMode()
+    fakes = {n: as_fake(mode, x.detach()).requires_grad_() for n, x in problem.tensors.items()}
+    found = []
+    for tensors, context in ((problem.tensors, nullcontext()), (fakes, mode)):
+        with context, torch.autocast(backend.device, dtype=torch.bfloat16):
+            out = problem.functional(*tensors.values())
+            grads = torch.autograd.grad(out, list(tensors.values()), torch.ones_like(out))
+        found.append([(x.shape, x.dtype, significant_strides(x)) for x in (out, *grads)])
+    assert found[0] == found[1]
+    assert found[0][0][1] == torch.bfloat16
+
+
+@every_dtype
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_the_loss_trains_on_fake_tensors(backend: Backend, reduction: str) -> None:
+def test_the_loss_trains_on_fake_tensors(
+    backend: Backend, reduction: str, dtype: torch.dtype
+) -> None:
     """Nothing reads a value: memory is planned without any."""
-    problem = loss_problem(LossCase((33, 4), reduction=reduction, weight="full"), backend.device)
+    loss = LossCase((33, 4), dtype, reduction=reduction, weight="full")
+    problem = loss_problem(loss, backend.device)
     real = problem.fused()
     mode = FakeTensorMode()
     fakes = {
@@ -220,17 +315,29 @@ def test_the_loss_trains_on_fake_tensors(backend: Backend, reduction: str) -> No
     }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("save", [False, True])
+@pytest.mark.parametrize(
+    ("layout", "dtype"),
+    [(layout, torch.float32) for layout in LAYOUTS]
+    + [("contiguous", torch.float64), ("channels_last", torch.bfloat16)],
+    ids=str,
+)
 @pytest.mark.parametrize("name", ["x2", "per_channel"])
 @pytest.mark.parametrize("operator", BLOCK_OPERATORS)
-def test_opcheck_of_blocks(backend: Backend, operator: str, name: str, layout: str) -> None:
-    op, arguments = block_arguments(operator, name, layout, backend.device)
-    torch.library.opcheck(getattr(backends.namespace(backend.name), op).default, arguments)
+def test_opcheck_of_blocks(
+    backend: Backend, operator: str, name: str, layout: str, save: bool, dtype: torch.dtype
+) -> None:
+    op, arguments = block_arguments(operator, name, layout, backend.device, save, dtype)
+    # A gradient in half precision is compared with itself by another road, within its rounding.
+    halves = {"rtol": 0.05, "atol": 0.05} if dtype == torch.bfloat16 else {}
+    torch.library.opcheck(getattr(operators(backend), op).default, arguments, **halves)
 
 
+@every_dtype
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("reduce", [True, False])
-def test_opcheck_of_the_loss(backend: Backend, form: str, reduce: bool) -> None:
-    pred, target, k, delta = loss_problem(LossCase((33, 4)), backend.device).tensors.values()
-    arguments = (pred, target.detach(), None, k, delta, form == "text", reduce, 0.5, True)
-    torch.library.opcheck(backends.namespace(backend.name).dc_loss.default, arguments)
+def test_opcheck_of_the_loss(backend: Backend, form: str, reduce: bool, dtype: torch.dtype) -> None:
+    problem = loss_problem(LossCase((33, 4), dtype), backend.device)
+    pred, target, k, delta = (x.detach() for x in problem.tensors.values())
+    arguments = (pred, target, None, k, delta, FORMS.index(form), reduce, 0.5, True)
+    torch.library.opcheck(operators(backend).dc_loss.default, arguments)

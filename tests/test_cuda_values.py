@@ -5,39 +5,33 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
+import toolchain
 import torch
-from kernel_cases import (
+from torch import Tensor
+
+import build_cuda
+from checking.cases import (
     POOLS,
     Case,
     Maker,
     border_cases,
-    check_results,
     kernel_cases,
     level_cases,
     loss_cases,
     map_cases,
     pooled_cases,
-    run_kernel,
 )
-from torch import Tensor
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "csrc"))
-
-import build_cpu  # noqa: E402
-import build_cuda  # noqa: E402
-from cuda_on_cpu.emulation import Emulation  # noqa: E402
+from checking.comparison import check_results, run_kernel
+from checking.emulator import Emulation, emulation
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         build_cuda.find_nvcc() is None, reason="nvcc: not found, and with it the headers of CUDA"
     ),
-    pytest.mark.skipif(build_cpu.find_compiler() is None, reason="no C++ compiler"),
+    pytest.mark.skipif(toolchain.find_compiler() is None, reason="no C++ compiler"),
     pytest.mark.skipif(
         platform.machine() != "x86_64", reason="the change of stacks is written for x86-64"
     ),
@@ -75,10 +69,9 @@ def case_id(value: Case | bool | list[int]) -> str:
     return "channels_last" if value else "contiguous"
 
 
-@pytest.fixture(scope="module")
-def emulation() -> Emulation:
-    """The kernels, built once and kept from run to run."""
-    return Emulation(ROOT / "build" / "cuda_on_cpu")
+@pytest.fixture(name="emulation")
+def the_emulation() -> Emulation:
+    return emulation()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
@@ -108,7 +101,7 @@ FAULTS = (
     "a sum overflows",
     "a shuffle reads a lane that does not take part",
 )
-"""What is wrong with the kernels of ``cuda_on_cpu/broken.cu``, in their order."""
+"""What is wrong with the kernels of ``emulator/broken.cu``, in their order."""
 
 
 @pytest.mark.parametrize("fault", range(len(FAULTS)))
@@ -130,8 +123,9 @@ def test_clusters(
     """What runs where clusters exist, in one launch; a GPU that runs older PTX takes the other way."""
     maker = Maker(dtype, channels_last, "cpu")
     args = case.build(maker)
-    for code in ((90, 90), (90, 80)):
-        with emulation.code(*code):
+    # Both GPUs in turn: what is known of one must not be taken for the other.
+    for device, code in ((1, (90, 90)), (2, (90, 80)), (1, (90, 90))):
+        with emulation.device(device, *code):
             results = run_kernel(emulation.kernel(case.kernel), args)
             assert not emulation.problem()
             with emulation.counting() as launches:
@@ -140,6 +134,17 @@ def test_clusters(
         clusters = [launch for launch in launches if "cluster" in launch["kernel"]]
         pools = case.kernel == "pooled_context" and args[0].shape[0] > 0
         assert len(clusters) == (pools and code == (90, 90))
+
+
+def test_the_gpu_is_asked_once_for_its_clusters(emulation: Emulation) -> None:
+    args = next(pooled_cases()).build(Maker(torch.float32, False, "cpu"))
+    asked = []
+    for device in (5, 6, 5, 6, 70, 70):  # 70: more GPUs than answers are kept for
+        before = emulation.questions()
+        with emulation.device(device, 90, 90):
+            run_kernel(emulation.kernel("pooled_context"), args)
+        asked.append(emulation.questions() - before)
+    assert asked == [1, 1, 0, 0, 1, 1]
 
 
 def shifted(x: Tensor) -> Tensor:

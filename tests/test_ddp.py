@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,22 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         assert ranks[0][name].equal(ranks[1][name]), name
         torch.testing.assert_close(ranks[0][name], parameter, rtol=1e-10, atol=1e-12)
         assert not parameter.equal(start[name]), f"{name}: did not learn"
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_gradients_have_the_strides_of_their_parameters(tmp_path: Path, layout: str) -> None:
+    """DDP's buckets have them too, and warn about others."""
+    memory_format = getattr(torch, f"{layout}_format" if layout == "contiguous" else layout)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = new_model().float().to(memory_format=memory_format)
+        parallel = DistributedDataParallel(model)
+        arguments = [x.float().contiguous(memory_format=memory_format) for x in batch()]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for _ in range(2):
+                parallel(*arguments).backward()
+    finally:
+        dist.destroy_process_group()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.stride() == parameter.stride(), name

@@ -1,8 +1,11 @@
-"""``efpn doctor``: what it reports, and the command that mends what is missing."""
+"""``efpn doctor``: what it reports. ``test_remedies.py`` runs the commands that it prints."""
 
 from __future__ import annotations
 
+import json
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -11,14 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from efpn_kernels import __version__, _libraries, backends, env_report
-from efpn_kernels._libraries import Library
-
-MISSING = {
-    "built": Library("cpu", "the extension was not built: no C++ compiler at installation"),
-    "old_torch": Library("cpu", "needs torch >= 2.11, found 2.5.1"),
-    "broken": Library("cpu", "_cpu.abi3.so did not load: undefined symbol: aoti_torch_empty"),
-}
+from efpn_kernels import __version__, _libraries, _stamp, backends, doctor
+from efpn_kernels._libraries import Cause, SharedLibrary
 
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -57,48 +54,176 @@ def test_unknown_arguments_are_refused(arguments: tuple[str, ...]) -> None:
 
 
 def test_report_names_every_library_and_backend() -> None:
-    report = env_report.report()
+    report = doctor.report()
     for name in ("cpu", "cuda", "triton"):
         assert f"  {name:10} " in report
     for name in backends.BACKENDS:
         assert f"    {name:10} " in report
-    assert env_report.cpu_capability() in report
+    assert doctor.cpu_capability() in report
 
 
 def test_the_compiled_library_is_there_and_names_its_instructions() -> None:
     assert _libraries.CPU.problem is None
-    assert env_report.cpu_capability() in ("portable", "avx2", "avx512")
+    assert doctor.cpu_capability() in ("portable", "avx2", "avx512")
 
 
-@pytest.mark.parametrize("why", MISSING)
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or "EFPN_KERNELS_CPU_CAPABILITY" in os.environ,
+    reason="x86-64 without a lesser instruction set",
+)
+def test_the_instruction_set_is_what_the_system_says() -> None:
+    """The library asks the processor; Linux lists what it and the processor can."""
+    listed = re.search(r"^flags\s*:(.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    assert listed is not None
+    flags = set(listed[1].split())
+    expected = "avx2" if {"avx2", "fma", "f16c"} <= flags else "portable"
+    if expected == "avx2" and {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags:
+        expected = "avx512"
+    assert doctor.cpu_capability() == expected
+
+
+@pytest.mark.parametrize("cause", [Cause.NOT_BUILT, Cause.OLD_TORCH, Cause.STALE])
 def test_a_missing_library_has_a_reason_and_a_remedy(
-    monkeypatch: pytest.MonkeyPatch, why: str
+    monkeypatch: pytest.MonkeyPatch, cause: Cause
 ) -> None:
-    library = MISSING[why]
+    library = SharedLibrary("cpu", "the reason of a test", cause=cause)
     monkeypatch.setattr(_libraries, "CPU", library)
-    report = env_report.report()
-    remedy = env_report.remedy(library)
-    assert remedy is not None
-    assert "pip install" in remedy
-    assert library.problem in report
-    assert f"to mend it: {remedy}" in report
-    assert ("--upgrade 'torch>=2.11'" in remedy) == (why == "old_torch")
+    report = doctor.report()
+    assert "  cpu        the reason of a test\n" in report
+    assert f"to fix it: {doctor.remedy(library)}" in report
 
 
-def test_nothing_to_mend_where_it_cannot_run() -> None:
+def test_nothing_to_fix_where_it_cannot_run() -> None:
     """A CPU-only torch needs no CUDA library and no Triton."""
     if torch.version.cuda is None and torch.version.hip is None:
-        for name in ("cuda", "triton"):
-            assert env_report.remedy(Library(name, f"torch {torch.__version__} is not one")) is None
-    assert env_report.remedy(Library("cpu", None)) is None
+        for library in (_libraries.CUDA, _libraries.TRITON):
+            if not library.loaded:
+                assert (library.cause, doctor.remedy(library)) == (Cause.NO_GPU_BUILD, None)
+    assert doctor.remedy(SharedLibrary("cpu", None)) is None
+
+
+def test_the_report_says_what_was_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = {
+        "cpu": {"built": True, "compiler": "g++ 11.3"},
+        "cuda": {"built": True, "architectures": "8.0 9.0+PTX", "left out": "10.0 12.0"},
+    }
+    monkeypatch.setattr(_libraries, "build_record", lambda name: records.get(name, {}))
+    report = doctor.report()
+    for fragment in ("compiler g++ 11.3", "architectures 8.0 9.0+PTX", "left out 10.0 12.0"):
+        assert fragment in report
+
+
+@pytest.mark.parametrize(
+    ("built", "torch_cuda", "refused"),
+    [
+        ("13.0", "12.8", True),
+        ("12.4", "13.0", True),
+        ("13.0", "13.1", False),
+        ("12.8", "12.6", False),
+    ],
+)
+def test_a_cuda_library_of_another_cuda_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, built: str, torch_cuda: str, refused: bool
+) -> None:
+    """The driver that a torch for CUDA 12 needs may be too old for CUDA 13."""
+    path = tmp_path / "_cuda.abi3.so"
+    stamp = _stamp.source(cuda=built, architectures="9.0").encode()
+    path.write_bytes(stamp.replace(b"\\", b"").replace(b'";', b"\0"))
+    monkeypatch.setattr(_libraries, "PACKAGE", tmp_path)
+    monkeypatch.setattr(torch.version, "cuda", torch_cuda)
+    library = _libraries._load_cuda()
+    if refused:
+        assert library.cause is Cause.OTHER_CUDA
+        assert (
+            f"built with CUDA {built}, but torch {torch.__version__} is a build for CUDA "
+            in str(library.problem)
+        )
+    else:  # it is no library, which is found out next
+        assert library.cause is Cause.DAMAGED
+
+
+@pytest.mark.parametrize(
+    ("built", "capability", "runs"),
+    [
+        ("8.0", (8, 6), True),
+        ("8.6", (8, 0), False),
+        ("8.0", (8, 7), False),  # Tegra
+        ("8.7", (8, 7), True),
+        ("10.0", (10, 3), True),
+        ("12.0", (12, 1), True),
+        ("10.0", (12, 0), False),
+        ("9.0", (10, 0), False),
+        ("9.0+PTX", (12, 1), True),
+        ("8.0+PTX 9.0", (8, 9), True),
+        ("12.0+PTX", (10, 3), False),
+        ("9.0a", (9, 0), True),
+        ("10.0a", (10, 3), False),
+        ("9.0a+PTX", (10, 0), False),
+        ("10.0f", (10, 3), True),
+        ("10.0f+PTX", (12, 0), False),
+    ],
+)
+def test_which_gpus_run_what_was_compiled(
+    monkeypatch: pytest.MonkeyPatch, built: str, capability: tuple[int, int], runs: bool
+) -> None:
+    monkeypatch.setattr(_libraries, "CUDA_ARCHITECTURES", tuple(built.split()))
+    problem = _libraries.architecture_problem(capability)
+    assert (problem is None) == runs
+    if problem is not None:
+        assert built.replace(" ", ", ") in problem
+        assert f"this GPU is {capability[0]}.{capability[1]}" in problem
+
+
+@pytest.mark.parametrize("version", ["main", "2.11.0", "3.0.0a0+git12"])
+def test_versions_of_torch_that_are_new_enough(version: str) -> None:
+    assert not _libraries._older(version, _libraries.MINIMUM_TORCH)
+    assert _libraries._older("2.10.1", _libraries.MINIMUM_TORCH)
+
+
+@pytest.mark.parametrize(
+    ("requirement", "expected"),
+    [
+        ('triton==3.6.0; platform_system == "Linux"', "triton==3.6.0"),
+        ("triton-rocm==3.7.0 ; sys_platform == 'linux'", "triton-rocm==3.7.0"),
+        ("pytorch-triton (==3.8.0+git1)", "pytorch-triton==3.8.0+git1"),
+        ("numpy", "triton>=3.6"),
+    ],
+)
+def test_the_triton_of_a_torch(
+    monkeypatch: pytest.MonkeyPatch, requirement: str, expected: str
+) -> None:
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: ["sympy", requirement])
+    assert doctor._triton_for_torch() == expected
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        ({"url": "file:///", "dir_info": {}}, "/"),
+        ({"url": "file:///no/such/folder", "dir_info": {}}, None),
+        (
+            {"url": "https://example.org/x.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}},
+            "git+https://example.org/x.git@abc",
+        ),
+    ],
+)
+def test_where_it_was_installed_from(
+    monkeypatch: pytest.MonkeyPatch, origin: dict[str, object], expected: str | None
+) -> None:
+    class Installed:
+        def read_text(self, name: str) -> str:
+            return json.dumps(origin)
+
+    monkeypatch.setattr(doctor.metadata, "distribution", lambda name: Installed())
+    assert doctor._origin() == expected
 
 
 def test_plain_pytorch_alone_is_a_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("CPU", "CUDA", "TRITON"):
-        monkeypatch.setattr(_libraries, name, Library(name.lower(), "not here"))
-    assert env_report.main() == 1
+        monkeypatch.setattr(_libraries, name, SharedLibrary(name.lower(), "not here"))
+    assert doctor.main() == 1
     assert "Only plain PyTorch" in capsys.readouterr().err
 
 
@@ -108,12 +233,13 @@ def test_the_package_works_without_its_library(tmp_path: Path, library: str) -> 
     package = tmp_path / "efpn_kernels"
     ignored = shutil.ignore_patterns("*.so", "__pycache__")
     shutil.copytree(_libraries.PACKAGE, package, ignore=ignored)
+    (package / "_build.json").unlink(missing_ok=True)
     if library == "damaged":
         (package / "_cpu.abi3.so").write_bytes(b"not a library")
     result = run("doctor", cwd=tmp_path)
-    expected = "the extension was not built" if library == "absent" else "did not load"
+    expected = "the cpu library was not built" if library == "absent" else "carries no version"
     assert expected in result.stdout
-    assert "to mend it: " in result.stdout
+    assert "to fix it: " in result.stdout
     code = (
         "import torch, efpn_kernels as e; x = torch.ones(1, 2, 3, 4); print(e.__file__);"
         "print(e.explain(x).backend, e.CEM(2, 2)(x, x).shape)"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -132,6 +134,66 @@ def test_loss_of_special_values(backend: Backend, name: str, value: float, reduc
     assert_same_special_values({"out": problem.fused()["out"]}, {"out": problem.eager()["out"]})
 
 
+def special_problem(operator: str, name: str, device: str, layout: str) -> Problem:
+    if operator == "dc_loss":
+        return loss_problem(LossCase((33, 4), reduction=name, weight="full"), device)
+    return block_problem(operator, case(name, layout=layout), device)
+
+
+def with_first(problem: Problem, name: str, value: float) -> Problem:
+    """The same problem with the first element of an argument replaced."""
+    x = problem.tensors[name].detach().clone()
+    x[(0,) * x.dim()] = value
+    problem.tensors[name] = x.requires_grad_(problem.tensors[name].requires_grad)
+    return problem
+
+
+EVERY_ARGUMENT = [
+    (operator, name, argument)
+    for operator, names in (
+        *((operator, ("non_dividing", "per_channel")) for operator in BLOCK_OPERATORS),
+        ("dc_loss", ("mean", "none")),
+    )
+    for name in names
+    for argument in special_problem(operator, name, "cpu", "contiguous").tensors
+]
+
+
+@of_every_layout
+@pytest.mark.parametrize(("operator", "name", "argument"), EVERY_ARGUMENT)
+def test_nan_in_any_argument(
+    backend: Backend, operator: str, name: str, argument: str, layout: str
+) -> None:
+    """Every NaN of eager's result and gradients is there: no ReLU and no gate swallows one.
+
+    Of weights there may be more of them in a tensor that has some: the convolutions work on sums of weights,
+    and eager's leave out a tap that a border pixel does not see.
+    """
+    problem = special_problem(operator, name, backend.device, layout)
+    problem = with_first(problem, argument, math.nan)
+    ours, eager = problem.fused(), problem.eager()
+    for result, expected in eager.items():
+        got = ours[result].isnan()
+        assert not (expected.isnan() & ~got).any(), f"{result}: NaN is lost"
+        assert got.any() == expected.isnan().any(), f"{result}: NaN where eager has none"
+        if operator in ("cem", "dc_loss"):
+            assert got.equal(expected.isnan()), result
+
+
+@of_every_layout
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+@pytest.mark.parametrize(("operator", "name", "argument"), EVERY_ARGUMENT)
+def test_infinity_in_any_argument(
+    backend: Backend, operator: str, name: str, argument: str, layout: str, value: float
+) -> None:
+    """What is not finite in eager is not finite here, for whoever looks for it."""
+    problem = special_problem(operator, name, backend.device, layout)
+    problem = with_first(problem, argument, value)
+    ours, eager = problem.fused(), problem.eager()
+    for result, expected in eager.items():
+        assert expected.isfinite().all() or not ours[result].isfinite().all(), result
+
+
 def test_nan_gradient_is_not_swallowed(backend: Backend) -> None:
     problem = block_problem("efpn_bs", case("non_dividing"), backend.device)
     problem.grad_out = torch.full_like(problem.grad_out, math.nan)
@@ -167,3 +229,36 @@ def test_large_errors_saturate_without_overflow(backend: Backend) -> None:
     loss.sum().backward()
     torch.testing.assert_close(pred.grad, pred.detach().sign())
     assert k.grad.isfinite() and delta.grad.isfinite()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("operator", BLOCK_OPERATORS)
+def test_an_inference_tensor_in_training_is_refused_by_name(
+    backend: Backend, operator: str, which: int
+) -> None:
+    problem = block_problem(operator, case("x2"), backend.device)
+    tensors = list(problem.tensors.values())
+    with torch.inference_mode():
+        tensors[which] = tensors[which].detach().clone()
+    if operator == "cem" and which == 0:  # not needed in backward
+        problem.functional(*tensors).sum().backward()
+        return
+    name = list(problem.tensors)[which]
+    with pytest.raises(RuntimeError, match=f"{name}: .*inference_mode.*no_grad"):
+        problem.functional(*tensors)
+    with torch.no_grad():
+        problem.functional(*tensors)
+
+
+def test_reloading_the_package_keeps_what_is_registered() -> None:
+    code = """
+import importlib, sys, torch
+import efpn_kernels
+for name in [n for n in sys.modules if n.startswith("efpn_kernels")]:
+    importlib.reload(sys.modules[name])
+x = torch.randn(1, 4, 5, 6)
+efpn_kernels.EFPNBS(4, 4)(x, x).sum().backward()
+assert efpn_kernels.explain(x).backend == "cpu"
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

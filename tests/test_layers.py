@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import efpn_kernels
-from efpn_kernels import checks, reference
+from efpn_kernels import checks, functional, reference
 from efpn_kernels.ops import efpn_bs
 
 PACKAGE = Path(efpn_kernels.__file__).parent
@@ -22,22 +22,41 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED: dict[str, set[str]] = {
     "reference": set(),
     "version": set(),
-    "triton": {"ops"},
+    "composition": {"checks", "ops"},
+    "triton": {"composition", "ops"},
     "ops": set(),
-    "_libraries": {"ops", "triton"},
-    "backends": {"_libraries", "checks", "ops"},
+    "_stamp": set(),
+    "_libraries": {"_stamp", "ops", "triton"},
+    "measured": {"_libraries"},
+    "selftest": {"backends", "modules", "reference"},
+    "backends": {"_libraries", "checks", "measured", "ops"},
     "checks": {"reference"},
     "functional": {"backends", "checks", "ops", "reference"},
-    "modules": {"backends", "checks", "functional", "reference"},
-    "env_report": {"_libraries", "backends", "version"},
-    "cli": {"env_report", "version"},
+    "plain": set(),
+    "graphed": {"backends"},
+    "modules": {"backends", "checks", "functional", "plain", "reference"},
+    "levels": {"modules"},
+    "doctor": {"_libraries", "backends", "measured", "selftest", "version"},
+    "cli": {"doctor", "version"},
     "__main__": {"cli"},
-    "__init__": {"backends", "functional", "modules", "reference", "version"},
+    "__init__": {"backends", "functional", "graphed", "levels", "modules", "reference", "version"},
 }
 FOREIGN = {
     "reference": {"torch"},
     "ops": {"torch"},
     "triton": {"torch", "triton"},
+}
+
+
+# What nothing in a folder may import: the roots of the others' modules.
+ROOT = Path(__file__).resolve().parents[1]
+TESTS = {path.stem for path in (ROOT / "tests").glob("*.py")} | {"tests"}
+OUTSIDE = {"benchmarks", "integration"} | TESTS
+SEPARATE: dict[str, set[str]] = {
+    "tests": {"benchmarks"},
+    "benchmarks": TESTS - {"conftest"},
+    "csrc": OUTSIDE,
+    "integration": (OUTSIDE | {"checking"}) - {"integration"},
 }
 
 
@@ -47,7 +66,7 @@ def layer_of(file: Path) -> str:
 
 def imports(file: Path) -> Iterator[str]:
     """Absolute dotted names of everything that a file imports, inside of functions too."""
-    parts = ("efpn_kernels", *file.relative_to(PACKAGE).with_suffix("").parts)
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -72,12 +91,37 @@ def test_imports_run_one_way(file: Path) -> None:
                 assert other in ALLOWED[layer], f"{layer} must not import {other}"
 
 
+@pytest.mark.parametrize("folder", SEPARATE)
+def test_tests_and_benchmarks_share_only_what_checks_the_kernels(folder: str) -> None:
+    """Neither imports the other, and what both import knows of neither: there is no circle."""
+    found = [
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in sorted((ROOT / folder).rglob("*.py"))
+        for name in imports(file)
+        if name.split(".")[0] in SEPARATE[folder]
+    ]
+    assert not found
+
+
+def test_users_benchmarks_do_not_need_the_developers_tools() -> None:
+    """``benchmarks/kernels`` builds on ``benchmarks``, and not the other way."""
+    kernels, tests = (ROOT / "benchmarks" / name for name in ("kernels", "tests"))
+    found = [
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in sorted((ROOT / "benchmarks").rglob("*.py"))
+        if not {kernels, tests} & set(file.parents)
+        for name in imports(file)
+        if name.startswith(("benchmarks.kernels", "benchmarks.tests", "checking"))
+    ]
+    assert not found
+
+
 @pytest.mark.parametrize("file", FILES, ids=relative)
 def test_what_a_layer_imports_from_outside(file: Path) -> None:
     layer = layer_of(file)
     for name in imports(file):
         root = name.split(".")[0]
-        assert root not in {"mmdet", "mmcv", "mmengine", "tests", "benchmarks"}
+        assert root not in {"mmdet", "mmcv", "mmengine", "tests", "benchmarks", "checking"}
         # The command line hands its detector commands over, without needing them.
         assert root != "efpn_mmdet" or layer == "cli"
         if layer in FOREIGN and root != "efpn_kernels" and root not in sys.stdlib_module_names:
@@ -119,15 +163,17 @@ assert type(block).__module__.startswith("efpn_kernels.reference")
 def test_public_names() -> None:
     for name in efpn_kernels.__all__:
         assert hasattr(efpn_kernels, name), name
-    for name in ("CEM", "FBSM", "EFPNBS", "DCLoss", "patch", "use_backend", "explain"):
-        assert name in efpn_kernels.__all__
+    modules = {"CEM", "FBSM", "EFPNBS", "EFPNBSLevel", "DCLoss"}
+    assert modules | {"patch", "use_backend", "explain", "graphed"} <= set(efpn_kernels.__all__)
     assert set(efpn_kernels.functional.__all__) == {"cem", "fbsm", "efpn_bs", "dc_loss"}
 
 
 def test_the_parameters_of_fbsm_have_one_order() -> None:
     """``ops`` must not import the reference, so the names stand in more than one place."""
     expected = efpn_bs.PARAMETERS[2:]
-    for function in (reference.fbsm, checks.fbsm):
+    for function in (reference.fbsm, functional.fbsm):
+        assert tuple(inspect.signature(function).parameters)[2:] == expected, function
+    for function in (reference.efpn_bs, functional.efpn_bs, checks.block):
         names = tuple(inspect.signature(function).parameters)
-        assert names[-len(expected) :] == expected, function
+        assert names[2 : 2 + len(efpn_bs.PARAMETERS)] == efpn_bs.PARAMETERS, function
     assert tuple(inspect.signature(reference.fbsm_mask).parameters)[2:] == expected[:-2]

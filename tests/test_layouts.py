@@ -62,6 +62,11 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def negative(x: Tensor) -> Tensor:
+    """A view that is to be read with the other sign."""
+    return torch._neg_view(-x)
+
+
 VIEWS: tuple[Callable[[Tensor], Tensor], ...] = (
     sliced,
     unaligned,
@@ -73,6 +78,7 @@ VIEWS: tuple[Callable[[Tensor], Tensor], ...] = (
     expanded_pixels,
     expanded_scalar,
     channels_last,
+    negative,
 )
 view_of = pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.__name__)
 of_every_layout = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

@@ -156,7 +156,7 @@ def test_modules_call_the_functions(name: str) -> None:
     s: Shape = SHAPES[name]
     block = reference.EFPNBS(s.high, s.low, s.hidden, s.gates).double()
     p_low, p_high = list(block_problem("efpn_bs", case(name, torch.float64)).tensors.values())[:2]
-    parameters = (block.cem.project.weight, block.cem.project.bias, *block.fbsm.fbsm_parameters())
+    parameters = tuple(block.parameters())
     out = block(p_low, p_high)
     assert out.equal(reference.efpn_bs(p_low, p_high, *parameters))
     assert out.shape == p_low.shape

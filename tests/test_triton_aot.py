@@ -32,6 +32,7 @@ MAPS = {
     "mask_apply_bwd_kernel": (2, 0),
     "dc_loss_kernel": (2, 0),
 }
+LIBRARY_PRODUCTS = {"taps", "taps_backward"}
 BYTES = {"bfloat16": 2, "float32": 4}
 
 
@@ -42,11 +43,12 @@ def compiled(
     """The rows of the report for one target, made in a process where Triton compiles."""
     file = tmp_path_factory.mktemp("aot") / "report.json"
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = str(ROOT / "csrc")
     subprocess.run(
         [
             sys.executable,
             "-m",
-            "benchmarks.triton_report",
+            "checking.triton_report",
             "--targets",
             request.param,
             "--json",
@@ -66,7 +68,7 @@ def label(row: dict) -> str:
 def test_every_operator_compiles(compiled: list[dict]) -> None:
     from efpn_kernels.ops.kernels import KERNELS
 
-    assert {row["operator"] for row in compiled} == set(KERNELS)
+    assert {row["operator"] for row in compiled} == set(KERNELS) - LIBRARY_PRODUCTS
 
 
 def test_nothing_spills(compiled: list[dict]) -> None:

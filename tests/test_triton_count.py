@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_a_pass_over_a_map() -> None:
-    from benchmarks.triton_count import counting
-    from efpn_kernels.triton.context import context_add
+    from checking.counting import counting
+    from efpn_kernels.triton.cem import context_add
 
     # 40 programs run whole, 640 by samples.
     for N in (1, 16):
@@ -31,8 +31,8 @@ def test_a_pass_over_a_map() -> None:
 
 
 def test_a_convolution() -> None:
-    from benchmarks.triton_count import counting
-    from efpn_kernels.triton.conv import relu_conv
+    from checking.counting import counting
+    from efpn_kernels.triton.convolution import relu_conv
 
     x = torch.empty(1, 64, 16, 32, dtype=torch.bfloat16, memory_format=torch.channels_last)
     weight = torch.empty(32, 64, 3, 3, dtype=torch.bfloat16)
@@ -48,7 +48,7 @@ def test_an_address_beyond_its_tensor_is_an_error() -> None:
     import triton.language as tl
     from triton.runtime.errors import InterpreterError
 
-    from benchmarks.triton_count import counting
+    from checking.counting import counting
 
     @triton.jit
     def beyond_kernel(x_ptr):

@@ -27,9 +27,20 @@ def test_storages_beyond_2_gib_are_another_kernel_on_amd() -> None:
 
 
 def test_the_rest_of_the_key_is_the_same_on_amd() -> None:
-    for one, other in ((1, 2), (16, 17), (2**31 - 1, 2**31), (None, 1), (1.0, 1)):
+    # In turn: one alone, a multiple of 16 alone, 64 bits alone, nothing for a number, another type.
+    for one, other in (
+        (1, 3),
+        (32, 33),
+        (2**31 - 16, 2**31),
+        (2**31 - 1, 2**31 + 1),
+        (None, 3),
+        (3.0, 3),
+    ):
         assert launch.specialization_on_amd(one) == launch.specialization(one)
         assert launch.specialization_on_amd(one) != launch.specialization_on_amd(other)
+    # What makes no other code makes no other kernel.
+    for one, other in ((3, 5), (16, 32), (2**31 + 1, 2**40 + 1), (2.0, 3.0)):
+        assert launch.specialization(one) == launch.specialization(other)
     assert launch.specialization_on_amd(of_storage(64)) != launch.specialization_on_amd(
         of_storage(64, torch.float16)
     )

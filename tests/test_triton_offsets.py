@@ -10,10 +10,11 @@ import os
 from collections.abc import Callable
 from importlib.util import find_spec
 
-import kernel_cases
 import pytest
 import torch
-from kernel_cases import Case, Maker
+
+from checking import cases
+from checking.cases import Case, Maker
 
 pytestmark = pytest.mark.skipif(
     find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") != "1",
@@ -27,13 +28,9 @@ LEVEL = (1, 64, 750, 750, 6000, 6000)
 """``N, D, h, w, H, W``."""
 
 CASES = [
-    *(
-        c
-        for c in kernel_cases.map_cases(MAPS)
-        if c.kernel not in ("relu_backward", "fuse_backward")
-    ),
+    *(c for c in cases.map_cases(MAPS) if c.kernel not in ("relu_backward", "fuse_backward")),
     *(Case("relu_backward", lambda m, s=s: [m.map(*s), m.map(*s)], str(s)) for s in MAPS),
-    *kernel_cases.level_cases([LEVEL]),
+    *cases.level_cases([LEVEL]),
 ]
 
 
@@ -48,7 +45,7 @@ def first_and_last(programs: int) -> list[int]:
 
 
 def check_addresses(call: Callable[[], object]) -> None:
-    from benchmarks.triton_count import counting
+    from checking.counting import counting
 
     with counting(first_and_last) as launches:
         call()
@@ -72,9 +69,9 @@ def launcher(name: str) -> Callable:
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.kernel}-{c.id}")
 def test_maps(case: Case, channels_last: bool) -> None:
-    from benchmarks.triton_count import EmptyMaker
+    from checking.counting import EmptyMaker
 
-    if channels_last and (case.kernel in kernel_cases.WITHOUT_MAPS or "8000" in case.id):
+    if channels_last and (case.kernel in cases.WITHOUT_MAPS or "8000" in case.id):
         pytest.skip("checks nothing that the contiguous case does not")
     maker: Maker = EmptyMaker(torch.bfloat16, channels_last, "cpu")
     args = case.build(maker)
@@ -88,6 +85,6 @@ def test_maps(case: Case, channels_last: bool) -> None:
 def test_dc_loss() -> None:
     pred, target, weight = (torch.empty(LARGE + 5000, dtype=torch.bfloat16) for _ in range(3))
     k, delta = torch.tensor(10.0), torch.tensor(0.15)
-    parameters = (pred, target, weight, k, delta, False)
+    parameters = (pred, target, weight, k, delta, 0)
     check_addresses(lambda: launcher("dc_loss")(*parameters, True, 1.0, True))
     check_addresses(lambda: launcher("dc_loss_backward")(weight, *parameters, 1.0))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import kernel_contracts
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,9 @@ from accuracy import assert_accurate, assert_rule
 from cases import LAYOUTS, Problem
 from torch import Tensor
 
+from checking import contracts
+
+ROOT = Path(__file__).resolve().parents[1]
 Size = tuple[int, int, int, int, int]
 
 SIZES: tuple[Size, ...] = (
@@ -30,8 +35,10 @@ SIZES: tuple[Size, ...] = (
     (1, 5, 35, 4, 70),
     (3, 64, 48, 11, 13),
     (0, 4, 4, 5, 5),
+    (2, 5, 6, 65, 66),
 )
-"""``N, C, D, H, W``: whole and broken tiles, strips of many rows and images, broken registers."""
+"""``N, C, D, H, W``: whole and broken tiles, strips of many rows and images, broken registers; last 2178 tiles,
+whose weight gradient is summed in three chunks, the third of 130."""
 
 WIDE: tuple[Size, ...] = ((1, 64, 64, 26, 25), (2, 128, 64, 14, 18), (1, 96, 160, 20, 15))
 MASKS = ("gate", "map")
@@ -72,7 +79,7 @@ class Refine(torch.autograd.Function):
 
 
 def low_gate(p_low: Tensor, weight: Tensor, border: Tensor, *gate: Tensor) -> Tensor:
-    return kernel_contracts.low_gate(F.conv2d(p_low, weight, padding=1), border, *gate)[0]
+    return contracts.low_gate(F.conv2d(p_low, weight, padding=1), border, *gate)[0]
 
 
 def refine(
@@ -173,7 +180,7 @@ def assert_same_bits(results: dict[str, Tensor], expected: dict[str, Tensor]) ->
 
 
 @every_layout
-@pytest.mark.parametrize("size", [SIZES[6], SIZES[8], WIDE[0]], ids=str)
+@pytest.mark.parametrize("size", [SIZES[6], SIZES[8], SIZES[10], WIDE[0]], ids=str)
 def test_bits_do_not_depend_on_threads(threads: list[int], size: Size, layout: str) -> None:
     for problem in problems(size, layout):
         first = problem.fused()
@@ -195,6 +202,17 @@ def test_formats_of_the_results(layout: str) -> None:
         for name in ("p_low", "weight"):
             assert results[f"grad_{name}"].stride() == problem.tensors[name].stride()
     assert results["out"].is_contiguous() == (layout == "contiguous")
+
+
+def test_the_largest_size_has_several_chunks() -> None:
+    """By the constants of the source: one that grows would leave the sum of chunks untested."""
+    source = (ROOT / "csrc" / "cpu" / "winograd.cpp").read_text()
+    most, least = re.findall(r"kMostChunks = (\d+), kLeastTilesOfChunk = (\d+);", source)[0]
+    n, _, _, height, width = SIZES[10]
+    tiles = n * ((height + 1) // 2) * ((width + 1) // 2)
+    wanted = min(tiles // int(least), int(most))
+    chunk = math.ceil(tiles / wanted / int(least)) * int(least)
+    assert tiles > 2 * chunk and tiles % chunk, "several chunks, the last one smaller"
 
 
 def test_a_bit_per_activation_is_kept() -> None:

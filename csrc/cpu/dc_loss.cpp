@@ -5,6 +5,10 @@
 #include "../common/checks.h"
 #include "tensor.h"
 
+#define EFPN_ISA host
+#include "../common/dc_loss.h"
+#undef EFPN_ISA
+
 namespace efpn {
 
 template <class S>
@@ -71,57 +75,74 @@ DCLossSums run(const DCLossArguments<S>& arguments, int64_t numel) {
   return total;
 }
 
+// What both operators check of their arguments, and make contiguous.
+void normalise(Tensor& pred, Tensor& target, std::optional<Tensor>& weight, const Tensor& k,
+               const Tensor& delta, int64_t form) {
+  like_pred("target", target, pred);
+  if (weight) like_pred("weight", *weight, pred);
+  one_element("k", k);
+  one_element("delta", delta);
+  known_form(form);
+  pred = dense(pred);
+  target = dense(target);
+  if (weight) weight = dense(*weight);
+}
+
 template <class S>
 DCLossArguments<S> arguments_of(const Tensor& pred, const Tensor& target,
                                 const std::optional<Tensor>& weight, const Tensor& k,
-                                const Tensor& delta, bool text_form, double scale) {
+                                const Tensor& delta, int64_t form, double scale) {
   DCLossArguments<S> a{};
   a.pred = data<S>(pred);
   a.target = data<S>(target);
   a.weight = weight ? data<S>(*weight) : nullptr;
   a.k = static_cast<Acc<S>>(scalar(k));
   a.delta = static_cast<Acc<S>>(scalar(delta));
-  a.sign = text_form ? -1 : 1;
+  a.sign = host::dc_loss_sign(static_cast<host::DCLossForm>(form));
   a.scale = static_cast<Acc<S>>(scale);
   return a;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> dc_loss(Tensor pred, Tensor target,
                                                    std::optional<Tensor> weight, Tensor k,
-                                                   Tensor delta, bool text_form, bool reduce,
+                                                   Tensor delta, int64_t form, bool reduce,
                                                    double scale, bool with_grad) {
   const ScalarType type = pred.scalar_type(), acc = accumulate_type(type);
-  same_type("target", target, type);
-  if (weight) same_type("weight", *weight, type);
+  normalise(pred, target, weight, k, delta, form);
   with_grad = with_grad && reduce;
   const Tensor grad_pred = with_grad ? empty_shape_of(pred) : empty({0}, type);
   Tensor loss = reduce ? Tensor() : empty_shape_of(pred);
   DCLossSums sums;
   dispatch(type, "dc_loss", [&](auto zero) {
     using S = decltype(zero);
-    auto a = arguments_of<S>(pred, target, weight, k, delta, text_form, scale);
+    auto a = arguments_of<S>(pred, target, weight, k, delta, form, scale);
     if (!reduce) a.loss = mutable_data<S>(loss);
     if (with_grad) a.grad_pred = mutable_data<S>(grad_pred);
     sums = run(a, pred.numel());
   });
-  if (reduce) loss = scalar_tensor(sums.loss, type);
+  if (reduce) loss = scalar_tensor(sums.loss, acc);
   return {loss, grad_pred, with_grad ? scalar_tensor(sums.grad_k, acc) : empty({0}, acc),
           with_grad ? scalar_tensor(sums.grad_delta, acc) : empty({0}, acc)};
 }
 
 std::tuple<Tensor, Tensor, Tensor> dc_loss_backward(Tensor grad_loss, Tensor pred, Tensor target,
                                                     std::optional<Tensor> weight, Tensor k,
-                                                    Tensor delta, bool text_form, double scale) {
+                                                    Tensor delta, int64_t form, double scale) {
   const ScalarType type = pred.scalar_type(), acc = accumulate_type(type);
-  same_type("grad_loss", grad_loss, type);
-  same_type("target", target, type);
-  if (weight) same_type("weight", *weight, type);
+  normalise(pred, target, weight, k, delta, form);
+  const bool of_sum = grad_loss.dim() == 0;
+  if (of_sum) {
+    scale *= scalar(grad_loss);
+  } else {
+    like_pred("grad_loss", grad_loss, pred);
+    grad_loss = dense(grad_loss);
+  }
   const Tensor grad_pred = empty_shape_of(pred);
   DCLossSums sums;
   dispatch(type, "dc_loss_backward", [&](auto zero) {
     using S = decltype(zero);
-    auto a = arguments_of<S>(pred, target, weight, k, delta, text_form, scale);
-    a.grad_loss = data<S>(grad_loss);
+    auto a = arguments_of<S>(pred, target, weight, k, delta, form, scale);
+    if (!of_sum) a.grad_loss = data<S>(grad_loss);
     a.grad_pred = mutable_data<S>(grad_pred);
     sums = run(a, pred.numel());
   });

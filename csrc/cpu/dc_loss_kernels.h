@@ -18,11 +18,7 @@ EFPN_INLINE void dc_loss_step(const DCLossArguments<S>& a, int64_t i, int n, V& 
   loss += value;
   if constexpr (grads) {
     if (a.grad_loss) factor *= load<tail>(a.grad_loss + i, n);
-    const V gradient = factor * terms.d_error;
-    const V zero(Acc<S>(0));
-    V signed_gradient = select<Acc<S>>(difference < zero, -gradient, gradient);
-    signed_gradient = select<Acc<S>>(difference == zero, zero, signed_gradient);
-    store<tail>(a.grad_pred + i, signed_gradient, n);
+    store<tail>(a.grad_pred + i, factor * terms.d_error * dc_loss_slope(difference), n);
     grad_k += factor * terms.d_k;
     grad_delta += factor * terms.d_delta;
   }

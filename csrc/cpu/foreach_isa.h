@@ -6,6 +6,7 @@
 #define EFPN_ISA portable
 #define EFPN_VECTOR_BYTES 16
 #include "vec.h"
+#include "../common/gate.h"
 #include EFPN_KERNELS
 #undef EFPN_VECTOR_BYTES
 #undef EFPN_ISA
@@ -21,6 +22,7 @@
 #define EFPN_ISA avx2
 #define EFPN_VECTOR_BYTES 32
 #include "vec.h"
+#include "../common/gate.h"
 #include EFPN_KERNELS
 #undef EFPN_VECTOR_BYTES
 #undef EFPN_ISA
@@ -39,6 +41,7 @@
 #define EFPN_ISA avx512
 #define EFPN_VECTOR_BYTES 64
 #include "vec.h"
+#include "../common/gate.h"
 #include EFPN_KERNELS
 #undef EFPN_VECTOR_BYTES
 #undef EFPN_ISA

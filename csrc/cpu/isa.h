@@ -14,6 +14,7 @@
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define EFPN_X86 1
+#include <cpuid.h>
 #include <immintrin.h>
 #else
 #define EFPN_X86 0
@@ -23,21 +24,34 @@ namespace efpn {
 
 enum class Isa { portable = 0, avx2 = 1, avx512 = 2 };
 
+#if EFPN_X86
+// Which registers the operating system saves: bit 1 xmm, 2 ymm, 5 to 7 those of AVX-512.
+inline unsigned saved_registers() {
+  unsigned low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return low;
+}
+
+// Asked of the processor itself: compilers differ in the names that __builtin_cpu_supports knows.
+inline Isa processor_isa() {
+  constexpr unsigned kAvx2 = 1u << 5;                                   // leaf 7, ebx
+  constexpr unsigned kAvx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;  // F, DQ, BW, VL
+  constexpr unsigned kOthers = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29;  // FMA, OSXSAVE, AVX, F16C
+  unsigned eax, ebx, ecx, edx;
+  if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || (ecx & kOthers) != kOthers) return Isa::portable;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return Isa::portable;
+  const unsigned saved = saved_registers();
+  if ((saved & 0x06) != 0x06 || !(ebx & kAvx2)) return Isa::portable;
+  return (saved & 0xE6) == 0xE6 && (ebx & kAvx512) == kAvx512 ? Isa::avx512 : Isa::avx2;
+}
+#else
+inline Isa processor_isa() { return Isa::portable; }
+#endif
+
 // The best set of this machine, or the lesser one that EFPN_KERNELS_CPU_CAPABILITY names
 // ("portable", "avx2" or "avx512").
 inline Isa detect_isa() {
-  Isa best = Isa::portable;
-#if EFPN_X86
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c")) {
-    best = Isa::avx2;
-  }
-  if (best == Isa::avx2 && __builtin_cpu_supports("avx512f") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl")) {
-    best = Isa::avx512;
-  }
-#endif
+  const Isa best = processor_isa();
   if (const char* wanted = std::getenv("EFPN_KERNELS_CPU_CAPABILITY")) {
     if (!std::strcmp(wanted, "portable")) return Isa::portable;
     if (!std::strcmp(wanted, "avx2") && best >= Isa::avx2) return Isa::avx2;

@@ -41,9 +41,9 @@ struct BorderArguments {
 #include "foreach_isa.h"
 
 namespace efpn {
-namespace {
 
-Tensor low_gate(Tensor conv, Tensor border, Tensor gate_weight, Tensor gate_bias) {
+Tensor low_gate(const Tensor& conv, const Tensor& border, const Tensor& gate_weight,
+                const Tensor& gate_bias) {
   const Map m(conv);
   const Tensor gate = empty({m.N, 1, m.H, m.W}, border.scalar_type());
   dispatch(conv.scalar_type(), "low_gate", [&](auto zero) {
@@ -63,9 +63,10 @@ Tensor low_gate(Tensor conv, Tensor border, Tensor gate_weight, Tensor gate_bias
   return gate;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> low_gate_backward(Tensor grad_gate, Tensor gate,
-                                                             Tensor conv, Tensor border,
-                                                             Tensor gate_weight) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> low_gate_backward(const Tensor& grad_gate,
+                                                             const Tensor& gate, const Tensor& conv,
+                                                             const Tensor& border,
+                                                             const Tensor& gate_weight) {
   const Map m(conv);
   const ScalarType acc = border.scalar_type();
   const Tensor grad_conv = empty_map_like(conv);
@@ -97,7 +98,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> low_gate_backward(Tensor grad_gate, T
   return {grad_conv, grad_border, grad_weight, grad_bias};
 }
 
-Tensor border_relu(Tensor conv, Tensor border) {
+Tensor border_relu(const Tensor& conv, const Tensor& border) {
   const Map m(conv);
   const Tensor out = empty_map_like(conv);
   dispatch(conv.scalar_type(), "border_relu", [&](auto zero) {
@@ -110,18 +111,7 @@ Tensor border_relu(Tensor conv, Tensor border) {
   return out;
 }
 
-void bias_relu_(Tensor x, Tensor bias) {
-  const Map m(x);
-  dispatch(x.scalar_type(), "bias_relu_", [&](auto zero) {
-    using S = decltype(zero);
-    const auto values = accumulated<S>(bias);
-    Strips(m).parallel_for_each([&](int64_t, const Strip& strip) {
-      EFPN_CALL(bias_relu_strip<S>, m, mutable_data<S>(x), values.data(), strip);
-    });
-  });
-}
-
-Tensor border_sum(Tensor grad) {
+Tensor border_sum(const Tensor& grad) {
   const Map m(grad);
   const Strips strips(m);
   StripSums sums(strips, 9 * m.C);
@@ -137,6 +127,8 @@ Tensor border_sum(Tensor grad) {
   return out;
 }
 
+namespace {
+
 template <class S>
 BorderArguments<S> border_arguments(const Tensor& context, const Tensor& weight, const Acc<S>* bias,
                                     int64_t H, int64_t W) {
@@ -144,7 +136,10 @@ BorderArguments<S> border_arguments(const Tensor& context, const Tensor& weight,
           data<S>(weight), bias,           !weight.is_contiguous()};
 }
 
-Tensor border_bias(Tensor context, Tensor weight, Tensor bias, int64_t H, int64_t W) {
+}  // namespace
+
+Tensor border_bias(const Tensor& context, const Tensor& weight, const Tensor& bias, int64_t H,
+                   int64_t W) {
   const Tensor border = empty({context.size(0), 3, 3, weight.size(0)}, context.scalar_type());
   dispatch(weight.scalar_type(), "border_bias", [&](auto zero) {
     using S = decltype(zero);
@@ -160,8 +155,9 @@ Tensor border_bias(Tensor context, Tensor weight, Tensor bias, int64_t H, int64_
   return border;
 }
 
-std::tuple<Tensor, Tensor, Tensor> border_bias_backward(Tensor grad_border, Tensor context,
-                                                        Tensor weight, int64_t H, int64_t W) {
+std::tuple<Tensor, Tensor, Tensor> border_bias_backward(const Tensor& grad_border,
+                                                        const Tensor& context, const Tensor& weight,
+                                                        int64_t H, int64_t W) {
   const ScalarType acc = context.scalar_type();
   const int64_t N = context.size(0), C = weight.size(1), D = weight.size(0);
   const Tensor grad_context = empty({N, C}, acc);
@@ -187,14 +183,12 @@ std::tuple<Tensor, Tensor, Tensor> border_bias_backward(Tensor grad_border, Tens
   return {grad_context, grad_weight, grad_bias};
 }
 
-}  // namespace
 }  // namespace efpn
 
 STABLE_TORCH_LIBRARY_IMPL(efpn, CPU, m) {
   m.impl("low_gate", TORCH_BOX(&efpn::low_gate));
   m.impl("low_gate_backward", TORCH_BOX(&efpn::low_gate_backward));
   m.impl("border_relu", TORCH_BOX(&efpn::border_relu));
-  m.impl("bias_relu_", TORCH_BOX(&efpn::bias_relu_));
   m.impl("border_sum", TORCH_BOX(&efpn::border_sum));
   m.impl("border_bias", TORCH_BOX(&efpn::border_bias));
   m.impl("border_bias_backward", TORCH_BOX(&efpn::border_bias_backward));

@@ -26,12 +26,11 @@ void low_gate_backward_strip(const LowGateArguments<S>& a, const Strip& strip, d
   map_pass<S, Pass<2, false, true>>(
       a.map, strip,
       [&](auto at) -> Terms<V, 2> {
-        const V zero(Acc<S>(0));
         const V hidden = relu(at.map(a.conv) + at.table(a.border));
         const V grad_logit = at.gate(a.grad_logit);
-        const V grad = select<Acc<S>>(hidden > zero, grad_logit * at.channel(a.gate_weight), zero);
+        const V grad = relu_gradient(hidden, grad_logit * at.channel(a.gate_weight));
         at.set(a.grad_conv, grad);
-        return {{grad, grad_logit * hidden}, zero};
+        return {{grad, grad_logit * hidden}, V(Acc<S>(0))};
       },
       sums);
 }
@@ -42,15 +41,6 @@ void border_relu_strip(const Map& m, const S* conv, const Acc<S>* border, S* out
   using V = Vec<Acc<S>>;
   map_pass<S, Pass<0, false, true>>(m, strip, [&](auto at) -> Terms<V, 0> {
     at.set(out, relu(at.map(conv) + at.table(border)));
-    return {};
-  });
-}
-
-template <class S>
-void bias_relu_strip(const Map& m, S* x, const Acc<S>* bias, const Strip& strip) {
-  using V = Vec<Acc<S>>;
-  map_pass<S, Pass<0>>(m, strip, [&](auto at) -> Terms<V, 0> {
-    at.set(x, relu(at.map(x) + at.channel(bias)));
     return {};
   });
 }

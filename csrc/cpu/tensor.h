@@ -17,6 +17,21 @@
 
 #include "storage.h"
 
+#include "../common/target.h"
+
+namespace efpn {
+namespace host {
+template <class T>
+EFPN_INLINE T select(bool condition, T yes, T no) {
+  return condition ? yes : no;
+}
+}  // namespace host
+}  // namespace efpn
+
+#define EFPN_ISA host
+#include "../common/gate.h"
+#undef EFPN_ISA
+
 namespace efpn {
 
 using torch::headeronly::ScalarType;
@@ -119,7 +134,7 @@ Tensor tensor_of(const double* values, std::vector<int64_t> sizes, ScalarType ty
   return x;
 }
 
-// The gradient of the logit of a gate, grad_gate * gate * (1 - gate), and its sum.
+// The gradient of the logit of a gate, grad_gate sigmoid', and its sum.
 template <class A>
 struct GateGradient {
   std::vector<A> values;
@@ -127,8 +142,7 @@ struct GateGradient {
 
   GateGradient(const Tensor& grad_gate, const Tensor& gate) : values(gate.numel()) {
     for (int64_t i = 0; i < gate.numel(); ++i) {
-      const A g = data<A>(gate)[i];
-      values[i] = data<A>(grad_gate)[i] * g * (1 - g);
+      values[i] = data<A>(grad_gate)[i] * host::gate_slope(data<A>(gate)[i]);
       sum += values[i];
     }
   }

@@ -44,6 +44,7 @@ struct Vec {
   EFPN_INLINE friend Vec operator/(Vec a, Vec b) { return a.v / b.v; }
   EFPN_INLINE friend Mask operator>(Vec a, Vec b) { return a.v > b.v; }
   EFPN_INLINE friend Mask operator<(Vec a, Vec b) { return a.v < b.v; }
+  EFPN_INLINE friend Mask operator<=(Vec a, Vec b) { return a.v <= b.v; }
   EFPN_INLINE friend Mask operator==(Vec a, Vec b) { return a.v == b.v; }
 };
 
@@ -84,11 +85,43 @@ EFPN_INLINE T sum(Vec<T> x) {
   return sum_lanes<Vec<T>::size>(lanes);
 }
 
-// exp to about one unit in the last place on [-87, 88], saturating outside of it; NaN stays NaN.
-EFPN_INLINE Vec<float> exp(Vec<float> x) {
+// -|x|.
+EFPN_INLINE Vec<float> minus_abs(Vec<float> x) {
   using V = Vec<float>;
-  x = select<float>(x > V(88.0f), V(88.0f), x);
-  x = select<float>(x < V(-87.0f), V(-87.0f), x);
+  return V((typename V::Native)((typename V::Mask)x.v | INT32_MIN));
+}
+EFPN_INLINE Vec<double> minus_abs(Vec<double> x) {
+  using V = Vec<double>;
+  return V((typename V::Native)((typename V::Mask)x.v | INT64_MIN));
+}
+
+// max(x, limit); NaN stays NaN.
+EFPN_INLINE Vec<float> at_least(Vec<float> x, float limit) {
+#if EFPN_X86 && EFPN_VECTOR_BYTES == 64
+  return Vec<float>(_mm512_maskz_max_ps(0xFFFF, Vec<float>(limit).v, x.v));
+#elif EFPN_X86 && EFPN_VECTOR_BYTES == 32
+  return Vec<float>(_mm256_max_ps(Vec<float>(limit).v, x.v));
+#else
+  return select(x < Vec<float>(limit), Vec<float>(limit), x);
+#endif
+}
+
+// p 2^n for |n| < 250, rounded once: the result may be subnormal or infinite. `shifted` is n + 1.5 2^23.
+EFPN_INLINE Vec<float> times_power(Vec<float> p, Vec<float> n, Vec<float> shifted) {
+#if EFPN_X86 && EFPN_VECTOR_BYTES == 64
+  return Vec<float>(_mm512_maskz_scalef_ps(0xFFFF, p.v, n.v));
+#else
+  using V = Vec<float>;
+  // Two factors, neither of which is out of range.
+  const typename V::Mask exponent = (typename V::Mask)shifted.v - 0x4B400000, half = exponent >> 1;
+  const auto power = [](typename V::Mask m) { return (typename V::Native)((m + 127) << 23); };
+  return V(p.v * power(half) * power(exponent - half));
+#endif
+}
+
+// exp to about one unit in the last place for x in [-110, 110]; NaN stays NaN.
+EFPN_INLINE Vec<float> exp_within(Vec<float> x) {
+  using V = Vec<float>;
   const V magic = V(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   const V shifted = x * V(1.44269504f) + magic;
   const V n = shifted - magic;
@@ -101,8 +134,15 @@ EFPN_INLINE Vec<float> exp(Vec<float> x) {
   p = p * r + V(0.5f);
   p = p * r + V(1.0f);
   p = p * r + V(1.0f);
-  const typename V::Mask exponent = ((typename V::Mask)shifted.v + (127 - 0x4B400000)) << 23;
-  return V(p.v * (typename V::Native)exponent);
+  return times_power(p, n, shifted);
+}
+
+// exp of any x, to 0 and to infinity at its ends.
+EFPN_INLINE Vec<float> exp(Vec<float> x) {
+  return exp_within(-at_least(-at_least(x, -110.0f), -110.0f));
+}
+EFPN_INLINE Vec<float> exp_minus_abs(Vec<float> x) {
+  return exp_within(at_least(minus_abs(x), -110.0f));
 }
 
 EFPN_INLINE Vec<double> exp(Vec<double> x) {
@@ -112,14 +152,11 @@ EFPN_INLINE Vec<double> exp(Vec<double> x) {
   std::memcpy(&x.v, lanes, sizeof(lanes));
   return x;
 }
+EFPN_INLINE Vec<double> exp_minus_abs(Vec<double> x) { return exp(minus_abs(x)); }
 
 template <class T>
-EFPN_INLINE Vec<T> sigmoid(Vec<T> x) {
-  return Vec<T>(T(1)) / (Vec<T>(T(1)) + exp(-x));
-}
-template <class T, std::enable_if_t<std::is_floating_point_v<T>, int> = 0>
-EFPN_INLINE T sigmoid(T x) {
-  return T(1) / (T(1) + std::exp(-x));
+EFPN_INLINE Vec<T> reciprocal(Vec<T> x) {
+  return Vec<T>(T(1)) / x;
 }
 
 // ---- load and store: storage type S <-> lanes of Acc<S> ------------------------------------------

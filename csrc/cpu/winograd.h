@@ -13,7 +13,7 @@ struct WinogradInput {
   enum Kind {
     plain,          // x
     masked,         // (x + context) * mask
-    relu_gradient,  // x where out > 0, else 0
+    relu_gradient,  // x, 0 where out <= 0
     gate_gradient,  // grad_logit * scale where the bit of `kept` is set, else 0
   };
   Kind kind = plain;

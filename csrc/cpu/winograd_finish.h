@@ -83,7 +83,7 @@ inline void add_to_gate(const WinogradOutput& out, const Segment& s, int64_t d, 
         const F value = load(pixel) + load(border + c);
         sum += relu(value) * load(out.gate_weight + c);
         if (out.kept) {
-          const LaneBits bits = to_bits(value > F(0.0f));
+          const LaneBits bits = to_bits(~(value <= F(0.0f)));
           std::memcpy(kept + c / kLanes * sizeof(bits), &bits, sizeof(bits));
         }
       }

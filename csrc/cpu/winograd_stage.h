@@ -1,11 +1,12 @@
 // Forming rows of the convolutions' input: L channels of each pixel. Include through
 // winograd_kernels.h.
-#include "winograd_gemm.h"
+#include "multiply_block.h"
 
 namespace efpn {
 namespace EFPN_ISA {
 
 using F = Vec<float>;
+constexpr int kLanes = F::size, kColumns = kColumnsOf<float>;
 #if EFPN_VECTOR_BYTES == 64
 using LaneBits = uint16_t;
 #else
@@ -24,7 +25,12 @@ struct IndicesUpTo<0, I...> {
 // The lanes of a and b in turn, from lane `first` on.
 template <int first, int... I>
 EFPN_INLINE F interleave(F a, F b, Indices<I...>) {
+#if defined(__clang__)
   return __builtin_shufflevector(a.v, b.v, (first + I / 2 + (I % 2) * kLanes)...);
+#else  // which GCC knows from 12 on
+  const F::Mask lanes = {(first + I / 2 + (I % 2) * kLanes)...};
+  return __builtin_shuffle(a.v, b.v, lanes);
+#endif
 }
 
 // rows[i] lane j <-> rows[j] lane i, by log2(kLanes) perfect shuffles.
@@ -82,7 +88,7 @@ EFPN_INLINE F input_at(const WinogradInput& in, int64_t offset, F context, F gat
     return (x + context) * (in.mask_is_map ? load<tail>(in.mask + offset, n) : gate);
   }
   if constexpr (kind == WinogradInput::relu_gradient) {
-    return select<float>(load<tail>(in.out + offset, n) > F(0.0f), x, F(0.0f));
+    return relu_gradient(load<tail>(in.out + offset, n), x);
   }
   return x;
 }

@@ -25,9 +25,10 @@ constexpr int64_t kSingle = 16384;
 
 // A tensor of one element of any floating dtype.
 struct Scalar {
-  const void* at;
-  ScalarType type;
+  const void* at = nullptr;
+  ScalarType type = ScalarType::Float;
 
+  Scalar() = default;
   explicit Scalar(const Tensor& x) : at(x.data_ptr()), type(x.scalar_type()) {}
 
   template <class A>
@@ -44,11 +45,12 @@ struct Scalar {
 template <class T>
 struct DCLoss {
   const T *pred, *target, *weight, *grad_loss;  // weight and grad_loss may be null
-  T *loss, *loss_sum;                           // elementwise, and of all; either may be null
+  T* loss;                                      // elementwise, or null
+  Acc<T>* loss_sum;                             // of all, or null
   T* grad_pred;                                 // the gradients: all, or all null
   Acc<T>*grad_k, *grad_delta;
   Acc<T>* partial;                              // [sums, blocks], or null where one block does it all
-  Scalar k, delta;
+  Scalar k, delta, grad_sum;                    // grad_sum: the gradient of the sum, or of nothing
   Acc<T> sign, scale;
   int64_t numel;
 };
@@ -56,7 +58,7 @@ struct DCLoss {
 // The sums of the whole to their places: the loss, and with gradients those of k and delta.
 template <int K, class T>
 __device__ __forceinline__ void write_sums(const DCLoss<T>& a, const Acc<T> (&sums)[K]) {
-  if (a.loss_sum) *a.loss_sum = narrow<T>(sums[0]);
+  if (a.loss_sum) *a.loss_sum = sums[0];
   if constexpr (K == 3) {
     *a.grad_k = sums[1];
     *a.grad_delta = sums[2];
@@ -80,7 +82,7 @@ struct Loaded {
 template <bool gradients, bool factors, int V, class T>
 __device__ __forceinline__ void apply(const DCLoss<T>& a, int64_t at,
                                       const Loaded<factors, T, V>& in, Acc<T> k, Acc<T> delta,
-                                      Acc<T> (&sums)[gradients ? 3 : 1]) {
+                                      Acc<T> scale, Acc<T> (&sums)[gradients ? 3 : 1]) {
   using A = Acc<T>;
   Vec<A, V> value, gradient;
 #pragma unroll
@@ -88,15 +90,13 @@ __device__ __forceinline__ void apply(const DCLoss<T>& a, int64_t at,
     const A difference = widen(in.pred.v[v]) - widen(in.target.v[v]);
     const A error = difference < A(0) ? -difference : difference;
     const DCLossTerms<A> terms = dc_loss_terms<A>(error, k, delta, a.sign);
-    A factor = a.scale;
+    A factor = scale;
     if (factors && a.weight) factor *= widen(in.weight.v[v]);
     value[v] = factor * terms.loss;
     sums[0] += value[v];
     if constexpr (gradients) {
       if (factors && a.grad_loss) factor *= widen(in.grad_loss.v[v]);
-      // d|x|/dx is the sign of x: 0 at 0, NaN at NaN (the derivative is NaN there already).
-      const A slope = factor * terms.d_error;
-      gradient[v] = difference == A(0) ? A(0) : (difference < A(0) ? -slope : slope);
+      gradient[v] = factor * terms.d_error * dc_loss_slope(difference);
       sums[1] += factor * terms.d_k;
       sums[2] += factor * terms.d_delta;
     }
@@ -127,17 +127,18 @@ __global__ void __launch_bounds__(kThreads, 2)
   load_from(first);
   // Only now: the elements are under way while these arrive.
   const A k = a.k.template get<A>(), delta = a.delta.template get<A>();
+  const A scale = a.grad_sum.at ? a.scale * a.grad_sum.template get<A>() : a.scale;
   A sums[K] = {};
   for (int64_t i = first; i < end; i += U * kStep) {
     if (i > first) load_from(i);
 #pragma unroll
     for (int u = 0; u < U; ++u) {
-      if (i + u * kStep < end) apply<gradients>(a, i + u * kStep, in[u], k, delta, sums);
+      if (i + u * kStep < end) apply<gradients>(a, i + u * kStep, in[u], k, delta, scale, sums);
     }
   }
   if (V > 1 && blockIdx.x == gridDim.x - 1 && vectors_end + threadIdx.x < a.numel) {
     const int64_t i = vectors_end + threadIdx.x;
-    apply<gradients>(a, i, Loaded<factors, T, 1>(a, i), k, delta, sums);
+    apply<gradients>(a, i, Loaded<factors, T, 1>(a, i), k, delta, scale, sums);
   }
   block_sum(sums, shared, threadIdx.x, kThreads);
   if (threadIdx.x != 0) return;
@@ -190,32 +191,62 @@ void run(const Stream& stream, DCLoss<T> a) {
   stream.launch(dc_loss_finish_kernel<gradients, T>, dim3(1), dim3(kFinishThreads), a, blocks);
 }
 
+// The tensors of a call, checked and contiguous.
+struct Arguments {
+  Tensor pred, target;
+  std::optional<Tensor> weight;
+  Scalar k, delta;
+  int sign;
+
+  Arguments(const Tensor& pred_, const Tensor& target_, const std::optional<Tensor>& weight_,
+            const Tensor& k_, const Tensor& delta_, int64_t form)
+      : k(k_), delta(delta_), sign(dc_loss_sign(static_cast<DCLossForm>(form))) {
+    like_pred("target", target_, pred_);
+    if (weight_) like_pred("weight", *weight_, pred_);
+    one_element("k", k_);
+    one_element("delta", delta_);
+    known_form(form);
+    pred = dense(pred_);
+    target = dense(target_);
+    if (weight_) weight = dense(*weight_);
+  }
+
+  template <class T>
+  DCLoss<T> of(double scale) const {
+    DCLoss<T> a{};
+    a.pred = data<T>(pred), a.target = data<T>(target), a.weight = data<T>(weight);
+    a.k = k, a.delta = delta;
+    a.sign = Acc<T>(sign), a.scale = Acc<T>(scale);
+    a.numel = pred.numel();
+    return a;
+  }
+};
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> dc_loss(const Tensor& pred, const Tensor& target,
                                                    const std::optional<Tensor>& weight,
                                                    const Tensor& k, const Tensor& delta,
-                                                   bool text_form, bool reduce, double scale,
+                                                   int64_t form, bool reduce, double scale,
                                                    bool with_grad) {
   const Stream stream(pred);
-  const ScalarType type = pred.scalar_type();
-  same_type("target", target, type);
-  if (weight) same_type("weight", *weight, type);
+  const Arguments in(pred, target, weight, k, delta, form);
+  const ScalarType type = pred.scalar_type(), acc = accumulate_type(type);
   const bool gradients = reduce && with_grad;
-  const ScalarType acc = accumulate_type(type);
-  Tensor loss = reduce ? stream.empty({}, type) : stream.empty_contiguous_like(pred);
+  Tensor loss = reduce ? stream.empty({}, acc) : stream.empty_contiguous_like(pred);
   Tensor grad_pred = gradients ? stream.empty_contiguous_like(pred) : stream.empty({0}, type);
   Tensor grad_k = gradients ? stream.empty({}, acc) : stream.empty({0}, acc);
   Tensor grad_delta = gradients ? stream.empty({}, acc) : stream.empty({0}, acc);
   dispatch(type, "dc_loss", [&](auto t) {
     using T = typename decltype(t)::type;
     using A = Acc<T>;
-    dispatch_bool(gradients, [&](auto with) {
-      constexpr bool G = decltype(with)::value;
-      run<G>(stream, DCLoss<T>{data<T>(pred), data<T>(target), data<T>(weight), nullptr,
-                               reduce ? nullptr : data<T>(loss), reduce ? data<T>(loss) : nullptr,
-                               G ? data<T>(grad_pred) : nullptr, G ? data<A>(grad_k) : nullptr,
-                               G ? data<A>(grad_delta) : nullptr, nullptr, Scalar(k),
-                               Scalar(delta), text_form ? A(-1) : A(1), A(scale), pred.numel()});
-    });
+    DCLoss<T> a = in.of<T>(scale);
+    if (reduce) {
+      a.loss_sum = data<A>(loss);
+    } else {
+      a.loss = data<T>(loss);
+    }
+    if (!gradients) return run<false>(stream, a);
+    a.grad_pred = data<T>(grad_pred), a.grad_k = data<A>(grad_k), a.grad_delta = data<A>(grad_delta);
+    run<true>(stream, a);
   });
   return {loss, grad_pred, grad_k, grad_delta};
 }
@@ -224,23 +255,27 @@ std::tuple<Tensor, Tensor, Tensor> dc_loss_backward(const Tensor& grad_loss, con
                                                     const Tensor& target,
                                                     const std::optional<Tensor>& weight,
                                                     const Tensor& k, const Tensor& delta,
-                                                    bool text_form, double scale) {
+                                                    int64_t form, double scale) {
   const Stream stream(pred);
-  const ScalarType type = pred.scalar_type();
-  same_type("grad_loss", grad_loss, type);
-  same_type("target", target, type);
-  if (weight) same_type("weight", *weight, type);
-  const ScalarType acc = accumulate_type(type);
+  const Arguments in(pred, target, weight, k, delta, form);
+  const bool of_sum = grad_loss.dim() == 0;
+  if (!of_sum) like_pred("grad_loss", grad_loss, pred);
+  const Tensor grads = dense(grad_loss);
+  const ScalarType acc = accumulate_type(pred.scalar_type());
   Tensor grad_pred = stream.empty_contiguous_like(pred);
   Tensor grad_k = stream.empty({}, acc);
   Tensor grad_delta = stream.empty({}, acc);
-  dispatch(type, "dc_loss_backward", [&](auto t) {
+  dispatch(pred.scalar_type(), "dc_loss_backward", [&](auto t) {
     using T = typename decltype(t)::type;
     using A = Acc<T>;
-    run<true>(stream, DCLoss<T>{data<T>(pred), data<T>(target), data<T>(weight),
-                                data<T>(grad_loss), nullptr, nullptr, data<T>(grad_pred),
-                                data<A>(grad_k), data<A>(grad_delta), nullptr, Scalar(k),
-                                Scalar(delta), text_form ? A(-1) : A(1), A(scale), pred.numel()});
+    DCLoss<T> a = in.of<T>(scale);
+    if (of_sum) {
+      a.grad_sum = Scalar(grads);
+    } else {
+      a.grad_loss = data<T>(grads);
+    }
+    a.grad_pred = data<T>(grad_pred), a.grad_k = data<A>(grad_k), a.grad_delta = data<A>(grad_delta);
+    run<true>(stream, a);
   });
   return {grad_pred, grad_k, grad_delta};
 }

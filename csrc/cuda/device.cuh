@@ -51,8 +51,23 @@ __device__ __forceinline__ float reciprocal(float y) {
   return y < INFINITY ? fmaf(fmaf(-y, r, 1.0f), r, r) : r;
 }
 
-__device__ __forceinline__ float sigmoid(float x) { return reciprocal(1.0f + expf(-x)); }
-__device__ __forceinline__ double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
+__device__ __forceinline__ double reciprocal(double y) { return 1.0 / y; }
+__device__ __forceinline__ float exp(float x) { return expf(x); }
+__device__ __forceinline__ double exp(double x) { return ::exp(x); }
+__device__ __forceinline__ float exp_minus_abs(float x) { return expf(-fabsf(x)); }
+__device__ __forceinline__ double exp_minus_abs(double x) { return ::exp(-fabs(x)); }
+template <class A>
+__device__ __forceinline__ A select(bool condition, A yes, A no) {
+  return condition ? yes : no;
+}
+
+}  // namespace cuda
+}  // namespace efpn
+
+#include "../common/gate.h"
+
+namespace efpn {
+namespace cuda {
 
 // max(x, 0) as torch.relu: NaN stays NaN.
 template <class A>

@@ -119,6 +119,8 @@ __global__ void __launch_bounds__(kWarp* kPlaneWarps) low_gate_plane_kernel(cons
   a.gate[n * P + tile + i] = sigmoid(total);
 }
 
+}  // namespace
+
 Tensor low_gate(const Tensor& conv, const Tensor& border, const Tensor& gate_weight,
                 const Tensor& gate_bias) {
   const Stream stream(conv);
@@ -147,6 +149,8 @@ Tensor low_gate(const Tensor& conv, const Tensor& border, const Tensor& gate_wei
   return gate;
 }
 
+namespace {
+
 // ---- backward ------------------------------------------------------------------------------------------
 
 template <class T, int V, bool channels_last>
@@ -167,7 +171,7 @@ struct LowGateBackward {
     Loaded in{load_raw<V>(conv + at.offset), gate_at<channels_last, V>(grad_gate, at, P)};
     const Vec<A, V> g = gate_at<channels_last, V>(gate, at, P);
 #pragma unroll
-    for (int v = 0; v < V; ++v) in.grad_logit[v] *= g[v] * (A(1) - g[v]);
+    for (int v = 0; v < V; ++v) in.grad_logit[v] *= gate_slope(g[v]);
     return in;
   }
   struct Channel {
@@ -197,7 +201,7 @@ struct LowGateBackward {
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       const A hidden = z[v] + constant[v];
-      grad[v] = hidden > A(0) ? in.grad_logit[v] * weight[v] : A(0);
+      grad[v] = relu_gradient(hidden, in.grad_logit[v] * weight[v]);
       grad_weight[v] += in.grad_logit[v] * relu(hidden);
       if (!channels_last || v == 0) grad_bias += in.grad_logit[v];
     }
@@ -205,6 +209,8 @@ struct LowGateBackward {
     return grad;
   }
 };
+
+}  // namespace
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> low_gate_backward(const Tensor& grad_gate,
                                                              const Tensor& gate,
@@ -241,7 +247,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> low_gate_backward(const Tensor& grad_
   return {grad_conv, grad_border, grad_weight, grad_bias};
 }
 
-}  // namespace
 }  // namespace cuda
 }  // namespace efpn
 

@@ -39,16 +39,6 @@ void dispatch(ScalarType type, const char* name, F f) {
   }
 }
 
-// The same for tensors of the accumulation type.
-template <class F>
-void dispatch_accumulate(ScalarType type, const char* name, F f) {
-  switch (type) {
-    case ScalarType::Float: return f(Type<float>{});
-    case ScalarType::Double: return f(Type<double>{});
-    default: STD_TORCH_CHECK(false, name, ": expected float32 or float64");
-  }
-}
-
 // Calls f with std::integral_constant<int, V>: the full width of T, or 1.
 template <class T, class F>
 void dispatch_width(bool wide, F f) {

@@ -2,98 +2,91 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from . import operator
-from .call import Operator, cast_all, differentiable
+from . import autograd, registration
 from .kernels import accumulate_dtype
-from .layout import dense, empty_map, memory_format
+from .layout import empty_map, is_channels_last
 
 SCHEMA = (
-    "(Tensor p_low, Tensor p_high, Tensor weight, Tensor bias)"
-    " -> (Tensor out, Tensor context, Tensor pooled, Tensor index)"
+    "(Tensor p_low, Tensor p_high, Tensor weight, Tensor bias, bool channels_last=False, bool save=False)"
+    " -> (Tensor out, Tensor[] state)"
 )
 BACKWARD_SCHEMA = (
-    "(Tensor grad_out, Tensor p_high, Tensor weight, Tensor context, Tensor pooled, Tensor index, "
+    "(Tensor grad_out, Tensor p_high, Tensor weight, Tensor bias, Tensor[] state, "
     "ScalarType? grad_dtype=None) -> (Tensor grad_p_high, Tensor grad_weight, Tensor grad_bias)"
 )
 
 
-def context_fakes(p_high: Tensor, low_channels: int) -> tuple[Tensor, Tensor, Tensor]:
+def fake_context(p_high: Tensor, low_channels: int) -> list[Tensor]:
     """Fakes of ``context``, ``pooled`` and ``index`` as ``pooled_context`` returns them."""
     n, c = p_high.shape[:2]
-    return (
+    return [
         p_high.new_empty((n, low_channels), dtype=accumulate_dtype(p_high.dtype)),
         p_high.new_empty((n, c)),
         p_high.new_empty((n, c), dtype=torch.int32),
-    )
+    ]
 
 
-def no_context(p_high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What stands for ``context``, ``pooled`` and ``index`` where there is no projection."""
-    acc = accumulate_dtype(p_high.dtype)
-    empty = (p_high.new_empty(0, dtype=dtype) for dtype in (acc, p_high.dtype, torch.int32))
-    return tuple(empty)
+def fake_gradient(parameter: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A fake of a parameter's gradient: the parameter's strides, and its dtype unless one is given."""
+    return torch.empty_like(parameter, dtype=dtype or parameter.dtype)
 
 
-def _fake(p_low: Tensor, p_high: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    return (empty_map(p_low), *context_fakes(p_high, p_low.shape[1]))
+def _fake(
+    p_low: Tensor,
+    p_high: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    channels_last: bool = False,
+    save: bool = False,
+) -> tuple[Tensor, list[Tensor]]:
+    state = fake_context(p_high, p_low.shape[1]) if save else []
+    return empty_map(p_low, channels_last), state
 
 
 def _fake_backward(
     grad_out: Tensor,
     p_high: Tensor,
     weight: Tensor,
-    context: Tensor,
-    pooled: Tensor,
-    index: Tensor,
+    bias: Tensor,
+    state: list[Tensor],
     grad_dtype: torch.dtype | None = None,
-) -> tuple[Tensor, ...]:
-    dtype = grad_dtype or weight.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
     return (
-        empty_map(p_high),
-        weight.new_empty(weight.shape, dtype=dtype),
-        weight.new_empty(weight.shape[:1], dtype=dtype),
+        empty_map(p_high, is_channels_last(p_high)),
+        fake_gradient(weight, grad_dtype),
+        fake_gradient(bias, grad_dtype),
     )
-
-
-def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-    _, p_high, weight, _ = inputs
-    ctx.save_for_backward(p_high, weight, *output[1:])
 
 
 def register(namespace: str) -> None:
     """Define ``cem`` and ``cem_backward`` in ``namespace``."""
-    kernels = getattr(torch.ops, namespace)
+    registration.define(namespace, "cem", SCHEMA, _fake)
+    registration.define(namespace, "cem_backward", BACKWARD_SCHEMA, _fake_backward)
+    registration.refuse_gradients(namespace, "cem_backward")
+    autograd.differentiable(namespace, "cem")
+    registration.autocast(namespace, "cem", torch.get_autocast_dtype)
+    registration.autocast(namespace, "cem_backward", None)
 
-    def cem(p_low: Tensor, p_high: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-        context, pooled, index = kernels.pooled_context(p_high, weight.flatten(1), bias)
-        return kernels.context_add(p_low, context), context, pooled, index
 
-    def cem_backward(
-        grad_out: Tensor,
-        p_high: Tensor,
-        weight: Tensor,
-        context: Tensor,
-        pooled: Tensor,
-        index: Tensor,
-        grad_dtype: torch.dtype | None = None,
-    ) -> tuple[Tensor, ...]:
-        grad_p_high = torch.zeros_like(p_high, memory_format=memory_format(p_high))
-        grad_weight, grad_bias = kernels.pooled_context_backward(
-            kernels.spatial_sum(grad_out), context, pooled, index, weight.flatten(1), grad_p_high
-        )
-        grad_weight, grad_bias = cast_all((grad_weight, grad_bias), grad_dtype or weight.dtype)
-        return grad_p_high, grad_weight.view(weight.shape), grad_bias
+def _saved(out: Tensor, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    return tensors[1:]
 
-    def gradients(ctx: Any, grad_out: Tensor, grad_dtype: torch.dtype | None) -> tuple[Tensor, ...]:
-        return grad_out, *kernels.cem_backward(dense(grad_out), *ctx.saved_tensors, grad_dtype)
 
-    operator.define(namespace, "cem", SCHEMA, cem, _fake, one_dtype=True)
-    operator.define(namespace, "cem_backward", BACKWARD_SCHEMA, cem_backward, _fake_backward)
-    differentiable(namespace, "cem", Operator(kernels.cem.default, _save, gradients))
-    operator.once_differentiable(namespace, "cem_backward")
-    operator.autocast(namespace, "cem", torch.get_autocast_dtype)
+def _gradients(
+    namespace: str,
+    grad_out: Tensor,
+    saved: Sequence[Tensor],
+    state: list[Tensor],
+    channels_last: bool,
+    grad_dtype: torch.dtype | None,
+) -> tuple[Tensor, ...]:
+    op = getattr(torch.ops, namespace).cem_backward.default
+    return grad_out, *autograd.run(op, grad_out, *saved, state, grad_dtype)
+
+
+autograd.OPERATORS["cem"] = autograd.Operator(_saved, _gradients)

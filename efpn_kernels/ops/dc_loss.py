@@ -1,19 +1,33 @@
 """``dc_loss``: the gradient, the fake and autocast of the kernels of DCLoss, Eq. 9-10.
 
-With ``reduce`` the forward kernel has computed every gradient in its one pass over the elements, and
-backward only scales. Without, backward is a second pass.
+With ``reduce`` the forward kernel computes every gradient in its one pass over the elements. The first
+backward scales them in place and hands them out; another one through a retained graph computes them anew.
+Without ``reduce`` backward is a second pass.
+
+Kept for backward: ``pred``, ``target``, ``weight``, ``k`` and ``delta`` themselves. A reduced loss looks at
+them in a second backward only (for half precision: in every one that is not of the loss alone), so they may
+change in place before the first; then, as ever without ``reduce``, autograd complains.
 """
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
-from . import operator
-from .kernels import accumulate_dtype
+from . import autograd, registration
+from .autograd import WAY_OUT
+from .kernels import LIBRARIES, accumulate_dtype
+
+
+class DCLossForm(IntEnum):
+    """The direction of the gate, as the operators' schema has it: a new form is a new number."""
+
+    EQUATION = 0
+    TEXT = 1
 
 
 def _fake(
@@ -22,7 +36,7 @@ def _fake(
     weight: Tensor | None,
     k: Tensor,
     delta: Tensor,
-    text_form: bool,
+    form: int,
     reduce: bool,
     scale: float,
     with_grad: bool,
@@ -31,39 +45,21 @@ def _fake(
     with_grad = with_grad and reduce
     shape = () if with_grad else (0,)
     return (
-        pred.new_empty(() if reduce else pred.shape),
+        pred.new_empty((), dtype=acc) if reduce else pred.new_empty(pred.shape),
         pred.new_empty(pred.shape if with_grad else (0,)),
         pred.new_empty(shape, dtype=acc),
         pred.new_empty(shape, dtype=acc),
     )
 
 
-def _fake_backward(
-    grad_loss: Tensor,
-    pred: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    k: Tensor,
-    delta: Tensor,
-    text_form: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_backward(grad_loss: Tensor, pred: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     acc = accumulate_dtype(pred.dtype)
     return pred.new_empty(pred.shape), pred.new_empty((), dtype=acc), pred.new_empty((), dtype=acc)
 
 
-def _setup_context(
-    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], hand_out: bool = False
-) -> None:
-    pred, target, weight, k, delta, text_form, reduce, scale, with_grad = inputs
-    ctx.set_materialize_grads(False)
-    ctx.reduce, ctx.with_grad = reduce, with_grad
-    ctx.text_form, ctx.scale = text_form, scale
-    ctx.k_like, ctx.delta_like = (k.shape, k.dtype), (delta.shape, delta.dtype)
-    ctx.hand_out = hand_out
-    elements = () if reduce and not hand_out else (pred, target, weight, k, delta)
-    gradients = output[1:] if reduce and with_grad else ()
-    ctx.save_for_backward(*elements, *gradients)
+def _is_one(x: Tensor) -> bool:
+    """Whether a gradient is 1, where that is known without waiting for a GPU: a loss is mostly the root."""
+    return x.device.type == "cpu" and not is_fake(x) and x.item() == 1
 
 
 def _like(grad: Tensor, like: tuple[torch.Size, torch.dtype]) -> Tensor:
@@ -71,46 +67,8 @@ def _like(grad: Tensor, like: tuple[torch.Size, torch.dtype]) -> Tensor:
     return grad if grad.dtype == dtype and grad.shape == shape else grad.to(dtype).reshape(shape)
 
 
-def _gradients(kernels: Any, ctx: Any, grad_loss: Tensor) -> tuple[Tensor, ...]:
-    saved = ctx.saved_tensors
-    if ctx.reduce and not ctx.hand_out:
-        return tuple(g * grad_loss for g in saved)
-    elements = saved[:5]
-    if ctx.reduce:
-        # A mean or a sum is mostly the root of the graph, where grad_loss is 1. On a CPU reading it
-        # costs nothing and saves a pass over memory: the first backward hands its tensors out as
-        # they are (as .data, since the receiver may accumulate into them), later ones recompute.
-        if (
-            not getattr(ctx, "handed_out", False)
-            and not is_fake(grad_loss)
-            and grad_loss.item() == 1
-        ):
-            ctx.handed_out = True
-            return tuple(g.data for g in saved[5:])
-        grad_loss = grad_loss.expand_as(elements[0])
-    return kernels.dc_loss_backward(grad_loss.contiguous(), *elements, ctx.text_form, ctx.scale)
-
-
-def _backward(kernels: Any, ctx: Any, grad_loss: Tensor | None) -> tuple[Tensor | None, ...]:
-    if grad_loss is None:
-        return (None,) * 9
-    if ctx.reduce and not ctx.with_grad:
-        raise RuntimeError(
-            "dc_loss: with_grad: expected True for a loss to differentiate, got False"
-        )
-    if torch.is_grad_enabled():  # create_graph=True: someone will differentiate again
-        raise RuntimeError(
-            "dc_loss: double backward is not supported; "
-            'run it through efpn_kernels.use_backend("reference")'
-        )
-    grad_pred, grad_k, grad_delta = _gradients(kernels, ctx, grad_loss)
-    grad_target = -grad_pred if ctx.needs_input_grad[-8] else None
-    grad_k, grad_delta = _like(grad_k, ctx.k_like), _like(grad_delta, ctx.delta_like)
-    return grad_pred, grad_target, None, grad_k, grad_delta, None, None, None, None
-
-
 class _DCLoss(torch.autograd.Function):
-    """The operator's gradient without the generic Python of ``torch.library`` around it.
+    """The gradient: in eager mode, in compiled graphs and in exported programs.
 
     In two-stage detectors the loss has hundreds of elements and the call is all of its time. The floor
     of this path, a ``Function`` of three leaves that computes nothing, is measured beside it: "autograd
@@ -120,44 +78,106 @@ class _DCLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, namespace: str, *arguments: Any) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
-            output = getattr(torch.ops, namespace).dc_loss.default(*arguments)
-        _setup_context(ctx, arguments, output, hand_out=arguments[0].device.type == "cpu")
-        ctx.namespace = namespace
-        return output[0]
+        operation = getattr(torch.ops, namespace).dc_loss.default
+        compiling = torch.compiler.is_compiling()
+        if compiling:
+            loss, *gradients = operation(*arguments)
+        else:  # not past autocast, which casts here
+            with torch._C._AutoDispatchBelowAutograd():
+                loss, *gradients = operation(*arguments)
+        _, _, _, k, delta, form, reduce, scale, with_grad = arguments
+        ctx.set_materialize_grads(False)
+        ctx.namespace, ctx.form, ctx.scale = namespace, form, scale
+        ctx.reduce, ctx.with_grad = reduce, with_grad
+        ctx.k_like, ctx.delta_like = (k.shape, k.dtype), (delta.shape, delta.dtype)
+        if compiling and reduce:
+            ctx.save_for_backward(*gradients)
+        else:
+            ctx.save_for_backward(*arguments[:5])
+            ctx.gradients = gradients if reduce else None
+        return loss
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor | None) -> tuple[Tensor | None, ...]:
-        return None, *_backward(getattr(torch.ops, ctx.namespace), ctx, grad_loss)
+        if grad_loss is None:
+            return (None,) * 10
+        autograd.refuse_batched("dc_loss", grad_loss)
+        if torch.compiler.is_compiling():
+            gradients = _compiled(ctx, grad_loss)
+        elif torch.is_grad_enabled():  # create_graph=True: someone will differentiate again
+            raise RuntimeError(f"dc_loss: double backward is not supported; {WAY_OUT}")
+        else:
+            gradients = _first(ctx, grad_loss) or _computed(ctx, grad_loss)
+        grad_pred, grad_k, grad_delta = gradients
+        grad_target = -grad_pred if ctx.needs_input_grad[2] else None
+        grad_k, grad_delta = _like(grad_k, ctx.k_like), _like(grad_delta, ctx.delta_like)
+        return None, grad_pred, grad_target, None, grad_k, grad_delta, None, None, None, None
+
+
+def _first(ctx: Any, grad_loss: Tensor) -> list[Tensor] | None:
+    """The gradients of forward, scaled, once: they are the receiver's then. Halves are not rounded twice."""
+    gradients, ctx.gradients = ctx.gradients, None
+    if gradients is None or _is_one(grad_loss):
+        return gradients
+    if gradients[0].dtype != grad_loss.dtype:
+        return None
+    return [g.mul_(grad_loss) for g in gradients]
+
+
+def _computed(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, ...]:
+    backward = getattr(torch.ops, ctx.namespace).dc_loss_backward.default
+    with torch._C._AutoDispatchBelowAutograd():
+        return backward(grad_loss, *ctx.saved_tensors, ctx.form, ctx.scale)
+
+
+def _compiled(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, ...]:
+    if ctx.reduce:
+        return tuple((g.to(grad_loss.dtype) * grad_loss).to(g.dtype) for g in ctx.saved_tensors)
+    backward = getattr(torch.ops, ctx.namespace).dc_loss_backward.default
+    return backward(grad_loss, *ctx.saved_tensors, ctx.form, ctx.scale)
 
 
 def dc_loss(namespace: str, *arguments: Any) -> Tensor:
-    """Call ``namespace::dc_loss`` for its loss, by the shortest way that differentiates."""
-    device_type = arguments[0].device.type
-    if (
-        torch.compiler.is_compiling()
-        or torch.is_autocast_enabled(device_type)
-        or torch._C._are_functorch_transforms_active()
-    ):
-        return getattr(torch.ops, namespace).dc_loss.default(*arguments)[0]
+    """The loss of ``namespace::dc_loss``: summed in the dtype of accumulation, or elementwise.
+
+    The last argument, ``with_grad``, says whether it will be differentiated.
+    """
+    autograd.refuse_transforms("dc_loss", arguments[:5])
+    if torch.compiler.is_exporting():  # the operator alone, for inference
+        return getattr(torch.ops, namespace).dc_loss.default(*arguments[:-1], False)[0]
     return _DCLoss.apply(namespace, *arguments)
 
 
+def _differentiable(namespace: str) -> None:
+    """Let ``namespace::dc_loss``, called in the dispatcher, have the gradient of :func:`dc_loss`.
+
+    With ``with_grad=True`` it hands its own gradients out: then a tensor that wants one is an error.
+    """
+    operation = getattr(torch.ops, namespace).dc_loss.default
+
+    def kernel(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        tensors, with_grad = arguments[:5], arguments[8]
+        if autograd.wants_grad(tensors) and not torch.compiler.is_exporting():
+            if with_grad:
+                raise RuntimeError(
+                    f"{namespace}::dc_loss: with_grad: expected False; "
+                    f"{registration.WITHOUT_GRADIENT}"
+                )
+            loss = _DCLoss.apply(namespace, *arguments[:-1], True)
+            acc = accumulate_dtype(arguments[0].dtype)
+            return loss, *(loss.new_empty(0, dtype=d) for d in (arguments[0].dtype, acc, acc))
+        with torch._C._AutoDispatchBelowAutograd():
+            return operation(*arguments)
+
+    LIBRARIES[namespace].impl("dc_loss", kernel, "Autograd")
+
+
 def register(namespace: str) -> None:
-    """Attach fake, autograd and autocast to the kernels of DCLoss in ``namespace``."""
-    library = operator.LIBRARIES[namespace]
+    """Attach fake, gradient and autocast to the kernels of DCLoss in ``namespace``."""
+    library = LIBRARIES[namespace]
     torch.library.register_fake(f"{namespace}::dc_loss", _fake, lib=library)
     torch.library.register_fake(f"{namespace}::dc_loss_backward", _fake_backward, lib=library)
-    kernels = getattr(torch.ops, namespace)
-
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(*output[1:])
-        _setup_context(ctx, inputs, output)
-
-    def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        return _backward(kernels, ctx, grad_loss)
-
-    operator.differentiable(namespace, "dc_loss", setup_context, backward)
-    operator.once_differentiable(namespace, "dc_loss_backward")
+    _differentiable(namespace)
+    registration.refuse_gradients(namespace, "dc_loss_backward")
     # Losses run in float32, as PyTorch's own do; k and delta are scalars of their own dtype.
-    operator.autocast(namespace, "dc_loss", lambda device_type: torch.float32, fixed=(3, 4))
+    registration.autocast(namespace, "dc_loss", lambda device_type: torch.float32, fixed=(3, 4))

@@ -8,8 +8,8 @@ Every backend owns a namespace of the dispatcher, and this module defines the sa
                  ``TRITON_INTERPRET=1`` runs the kernels on the CPU)
 ===============  ==============================================================================
 
-Kernels have no autograd and check nothing: ``functional`` has checked shapes, dtypes and devices,
-``ops/<op>.py`` composes kernels and library calls into operators with autograd.
+Kernels have no autograd and check nothing: the composed operators (``csrc/common``, and ``composition``
+for Triton) have checked shapes, dtypes and devices, and made every tensor dense.
 
 Conventions
 -----------
@@ -30,6 +30,8 @@ sizes
 order
     Every reduction has a fixed order that depends on shapes only: the same bits in every run and
     for every number of threads. No floating-point atomics.
+special values
+    NaN and infinity go where PyTorch's operators take them: a ReLU keeps NaN, and so does its gradient.
 gradients
     Gradients of parameters come back in ``acc``; the operator casts them. Gradients of maps are maps.
 """
@@ -46,7 +48,7 @@ KERNELS: dict[str, str] = {
     # position i * w + j in row-major order (int32), whatever the memory format;
     # context[n, d] = relu(bias[d] + sum_c weight[d, c] pooled[n, c]) in acc. weight is [Cl, Ch].
     "pooled_context": "(Tensor p_high, Tensor weight, Tensor bias) -> (Tensor context, Tensor pooled, Tensor index)",
-    # With gz = grad_context * (context > 0): grad_weight = gz^T pooled, grad_bias = sum_n gz, and
+    # With gz = grad_context, 0 where context <= 0: grad_weight = gz^T pooled, grad_bias = sum_n gz, and
     # (gz weight)[n, c] is ADDED to grad_p_high[n, c, index[n, c]]. grad_context, context are acc.
     "pooled_context_backward": "(Tensor grad_context, Tensor context, Tensor pooled, Tensor index, Tensor weight, "
     "Tensor(a!) grad_p_high) -> (Tensor grad_weight, Tensor grad_bias)",
@@ -56,7 +58,11 @@ KERNELS: dict[str, str] = {
     # [N, C, H, W] -> [N, C] in acc.
     "spatial_sum": "(Tensor x) -> Tensor",
     # ---- FBSM: the high gate, Eq. 6, commuted (see csrc/derivation.md) --------------------------
-    # taps[n, i, j, 3 * ky + kx, d] = sum_c W[d, c, ky, kx] p_high[n, c, i, j], contiguous, acc.
+    # taps[n, i, j, 3 * ky + kx, d] = sum_c weight[d, c, ky, kx] p_high[n, c, i, j], contiguous
+    # [N, h, w, 9, D], acc. weight is [D, C, 3, 3], contiguous or channels_last.
+    "taps": "(Tensor p_high, Tensor weight) -> Tensor",
+    # The adjoint: grad_p_high, a map like p_high, and grad_weight (shape and strides of weight), acc.
+    "taps_backward": "(Tensor grad_taps, Tensor p_high, Tensor weight) -> (Tensor grad_p_high, Tensor grad_weight)",
     # A[n, d, y, x] = bias[d] + sum_{ky, kx} bilinear(taps[.., ky, kx, d])(y + ky - 1, x + kx - 1),
     # where a position outside of the H x W image contributes zero and bilinear() is
     # F.interpolate(..., size=(H, W), mode="bilinear", align_corners=False).
@@ -109,26 +115,27 @@ KERNELS: dict[str, str] = {
     "fuse_backward": "(Tensor grad_logit, Tensor m_high, Tensor m_low, Tensor fuse_weight) "
     "-> (Tensor grad_sum, Tensor grad_fuse_weight, Tensor grad_fuse_bias)",
     # ---- FBSM: refine, Eq. 8 -------------------------------------------------------------------------
-    # x = relu(x + bias[c]), in place; bias has the dtype of x.
+    # x = relu(x + bias[c]), in place; bias has the dtype of x. Only where the library's convolution would add the
+    # bias in a pass of its own.
     "bias_relu_": "(Tensor(a!) x, Tensor bias) -> ()",
-    # grad = grad_out * (out > 0), a map; grad_bias[c] its sum over n, y, x.
+    # grad = grad_out, 0 where out <= 0, a map; grad_bias[c] its sum over n, y, x.
     "relu_backward": "(Tensor grad_out, Tensor out) -> (Tensor grad, Tensor grad_bias)",
     # ---- DCLoss, Eq. 9-10 -------------------------------------------------------------------------------
-    # pred, target, weight: contiguous, one shape, dtype T; k, delta: one element each, any float dtype.
-    # a = sigmoid(s k (e - delta)), e = |pred - target|, s = -1 with text_form, else 1.
-    # l = scale * weight * (a e^2 + (1 - a) e).
-    # reduce: loss = sum l, shape [], dtype T; with_grad also gives grad_pred (T, like pred),
-    #   grad_k and grad_delta (acc, shape []) of that sum; tensors of zero elements otherwise.
-    # not reduce: loss = l, shape and dtype of pred; the three gradients have zero elements.
-    "dc_loss": "(Tensor pred, Tensor target, Tensor? weight, Tensor k, Tensor delta, bool text_form, "
+    # An operator of its own: it checks what it is given. Its form is a DCLossForm of ops/dc_loss.py.
+    # pred, target, weight: one shape, any strides, dtype T; k, delta: one element each, any float dtype.
+    # a = sigmoid(s k (e - delta)), b = 1 - a, e = |pred - target|, s = 1 for EQUATION, -1 for TEXT.
+    # l = scale * weight * (a e^2 + b e).
+    # reduce: loss = sum l, shape [], acc; with_grad also gives grad_pred (T, contiguous), grad_k and
+    #   grad_delta (acc, shape []) of that sum; tensors of zero elements otherwise.
+    # not reduce: loss = l, T, contiguous; the three gradients have zero elements.
+    "dc_loss": "(Tensor pred, Tensor target, Tensor? weight, Tensor k, Tensor delta, int form, "
     "bool reduce, float scale, bool with_grad) -> (Tensor loss, Tensor grad_pred, Tensor grad_k, Tensor grad_delta)",
-    # The gradients for an elementwise grad_loss (shape and dtype of pred, contiguous):
-    # grad_pred, and grad_k, grad_delta (acc, shape []).
-    # dl/de = scale weight (2 a e + (1 - a) + s k a (1 - a) e (e - 1)); d/dpred has the sign of
-    # pred - target (0 where equal); dl/dk = scale weight s a (1 - a) (e - delta) e (e - 1);
-    # dl/ddelta = -scale weight s k a (1 - a) e (e - 1).
+    # The gradients for an elementwise grad_loss (shape and dtype of pred, any strides), or for that of
+    # the sum (shape [], any float dtype): grad_pred, and grad_k, grad_delta (acc, shape []).
+    # dl/de = scale weight (2 a e + b + s k a b e (e - 1)); d/dpred has the sign of pred - target (0
+    # where equal); dl/dk = scale weight s a b (e - delta) e (e - 1); dl/ddelta = -scale weight s k a b e (e - 1).
     "dc_loss_backward": "(Tensor grad_loss, Tensor pred, Tensor target, Tensor? weight, Tensor k, Tensor delta, "
-    "bool text_form, float scale) -> (Tensor grad_pred, Tensor grad_k, Tensor grad_delta)",
+    "int form, float scale) -> (Tensor grad_pred, Tensor grad_k, Tensor grad_delta)",
 }
 
 # Convolutions fused with what stands before and behind them. A backend may leave them out, or provide
@@ -143,19 +150,21 @@ FUSED_CONVOLUTIONS: dict[str, str] = {
     "low_gate_conv_backward": "(Tensor grad_gate, Tensor gate, Tensor kept, Tensor p_low, Tensor weight, "
     "Tensor border, Tensor gate_weight) -> (Tensor grad_p_low, Tensor grad_weight, Tensor grad_border, "
     "Tensor grad_gate_weight, Tensor grad_gate_bias)",
+    # The mask of gate_apply alone, in front of refine_conv.
+    "fuse_mask": "(Tensor m_high, Tensor m_low, Tensor fuse_weight, Tensor fuse_bias) -> Tensor",
     # relu(conv3x3((p_low + context) * mask, weight) + bias); mask as in mask_apply.
     "refine_conv": "(Tensor p_low, Tensor? context, Tensor mask, Tensor weight, Tensor bias) -> Tensor",
-    # With grad = grad_out * (out > 0): the gradients of the convolution's input x, weight and bias.
+    # With grad = grad_out, 0 where out <= 0: the gradients of the convolution's input x, weight and bias.
     "refine_conv_backward": "(Tensor grad_out, Tensor out, Tensor p_low, Tensor? context, Tensor mask, Tensor weight) "
     "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
 }
 
-LIBRARIES = {namespace: torch.library.Library(namespace, "FRAGMENT") for namespace in NAMESPACES}
-
-for _library in LIBRARIES.values():
-    for _name, _schema in {**KERNELS, **FUSED_CONVOLUTIONS}.items():
-        _library.define(_name + _schema)
-LIBRARIES["efpn"].define("cpu_capability() -> int")
+if "LIBRARIES" not in globals():  # a module that is reloaded keeps what it has registered
+    LIBRARIES = {name: torch.library.Library(name, "FRAGMENT") for name in NAMESPACES}
+    for _library in LIBRARIES.values():
+        for _name, _schema in {**KERNELS, **FUSED_CONVOLUTIONS}.items():
+            _library.define(_name + _schema)
+    LIBRARIES["efpn"].define("cpu_capability() -> int")
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""Memory formats of maps: the one place that decides them, for real tensors and fake ones alike."""
+"""Memory formats of maps, for real tensors and fake ones alike."""
 
 from __future__ import annotations
 
@@ -6,29 +6,32 @@ import torch
 from torch import Tensor
 
 
-def memory_format(x: Tensor) -> torch.memory_format:
-    """The format that kernels read a dense map in: contiguous where both hold."""
-    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
+def is_channels_last(x: Tensor) -> bool:
+    """Whether results for the map ``x`` are channels_last: where ``x`` is, and not contiguous as well."""
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def memory_format(channels_last: bool) -> torch.memory_format:
+    """The format by its name in PyTorch."""
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def dense(x: Tensor) -> Tensor:
     """``x [N, C, H, W]`` itself if it is contiguous or channels_last, else a contiguous copy."""
-    if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last):
-        return x
-    return x.contiguous()
+    return x if is_channels_last(x) else x.contiguous()
 
 
-def as_format(x: Tensor, like: Tensor) -> Tensor:
-    """``x`` in the memory format of the dense map ``like``; no copy where it has it."""
-    return x.contiguous(memory_format=memory_format(like))
+def in_format(x: Tensor, channels_last: bool) -> Tensor:
+    """``x`` in one of the two formats; no copy where it has it."""
+    return x.contiguous(memory_format=memory_format(channels_last))
 
 
-def empty_map(like: Tensor, channels: int | None = None) -> Tensor:
-    """An empty map of the format, size and dtype of ``like``, with other channels if given."""
+def empty_map(like: Tensor, channels_last: bool, channels: int | None = None) -> Tensor:
+    """An empty map of the size and dtype of ``like``, with other channels if given."""
     n, c, h, w = like.shape
     return torch.empty(
         (n, c if channels is None else channels, h, w),
         dtype=like.dtype,
         device=like.device,
-        memory_format=memory_format(like),
+        memory_format=memory_format(channels_last),
     )

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def cem_of(p_low: Tensor, p_high: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
+    """Eq. 1-4, for any ``project`` of ``[N, Ch, 1, 1]`` to ``[N, Cl, 1, 1]``."""
+    pooled = F.adaptive_max_pool2d(p_high, 1)  # AMP, Eq. 2
+    context = torch.relu(project(pooled))  # phi, Eq. 3
+    return p_low + context  # Eq. 1 and 4: the "upsample" of a 1x1 map is a broadcast
 
 
 def cem(p_low: Tensor, p_high: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -19,9 +28,7 @@ def cem(p_low: Tensor, p_high: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         ``[N, Cl, H, W]``.
     """
-    pooled = F.adaptive_max_pool2d(p_high, 1)  # AMP, Eq. 2
-    context = torch.relu(F.conv2d(pooled, weight, bias))  # phi, Eq. 3
-    return p_low + context  # Eq. 1 and 4: the "upsample" of a 1x1 map is a broadcast
+    return cem_of(p_low, p_high, lambda x: F.conv2d(x, weight, bias))
 
 
 class CEM(nn.Module):
@@ -40,4 +47,4 @@ class CEM(nn.Module):
 
     def forward(self, p_low: Tensor, p_high: Tensor) -> Tensor:
         """``(p_low [N, Cl, H, W], p_high [N, Ch, h, w]) -> [N, Cl, H, W]``."""
-        return cem(p_low, p_high, self.project.weight, self.project.bias)
+        return cem_of(p_low, p_high, self.project)

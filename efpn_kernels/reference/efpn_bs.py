@@ -13,11 +13,37 @@ def efpn_bs(
     p_high: Tensor,
     project_weight: Tensor,
     project_bias: Tensor,
-    *fbsm_parameters: Tensor,
+    high_conv_weight: Tensor,
+    high_conv_bias: Tensor,
+    high_gate_weight: Tensor,
+    high_gate_bias: Tensor,
+    low_conv_weight: Tensor,
+    low_conv_bias: Tensor,
+    low_gate_weight: Tensor,
+    low_gate_bias: Tensor,
+    fuse_weight: Tensor,
+    fuse_bias: Tensor,
+    refine_weight: Tensor,
+    refine_bias: Tensor,
 ) -> Tensor:
-    """CEM then FBSM; ``fbsm_parameters`` in the order of :func:`~efpn_kernels.reference.fbsm`."""
+    """CEM then FBSM; the parameters as in :func:`cem` and :func:`fbsm`."""
     c_low = cem(p_low, p_high, project_weight, project_bias)
-    return fbsm(c_low, p_high, *fbsm_parameters)
+    return fbsm(
+        c_low,
+        p_high,
+        high_conv_weight,
+        high_conv_bias,
+        high_gate_weight,
+        high_gate_bias,
+        low_conv_weight,
+        low_conv_bias,
+        low_gate_weight,
+        low_gate_bias,
+        fuse_weight,
+        fuse_bias,
+        refine_weight,
+        refine_bias,
+    )
 
 
 class EFPNBS(nn.Module):
@@ -61,9 +87,9 @@ class EFPNBS(nn.Module):
         return p_low
 
     def mask(self, p_low: Tensor, p_high: Tensor) -> Tensor:
-        """The fusion gate ``M [N, G, H, W]`` of Eq. 7, for looking at."""
+        """The mask ``M [N, G, H, W]`` of Eq. 7, for visualisation."""
         if not self.use_fbsm:
-            raise ValueError("mask: this block was built with use_fbsm=False and has no gate")
+            raise ValueError("mask: this block was built with use_fbsm=False and has no mask")
         if self.use_cem:
             p_low = self.cem(p_low, p_high)
         return self.fbsm.mask(p_low, p_high)

@@ -2,9 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Convolution = Callable[[Tensor], Tensor]
+
+
+def mask_of(
+    c_low: Tensor,
+    p_high: Tensor,
+    high_conv: Convolution,
+    high_gate: Convolution,
+    low_conv: Convolution,
+    low_gate: Convolution,
+    fuse_conv: Convolution,
+) -> Tensor:
+    """The mask ``M [N, G, H, W]`` of Eq. 6-7, for any convolutions."""
+    upsampled = F.interpolate(
+        p_high, size=c_low.shape[-2:], mode="bilinear", align_corners=False
+    )  # section 3.1
+    m_high = torch.sigmoid(high_gate(torch.relu(high_conv(upsampled))))  # Eq. 6
+    m_low = torch.sigmoid(low_gate(torch.relu(low_conv(c_low))))  # Eq. 6
+    return torch.sigmoid(fuse_conv(m_high + m_low))  # Eq. 7
+
+
+def fbsm_of(c_low: Tensor, mask: Tensor, refine_conv: Convolution) -> Tensor:
+    """Eq. 5 and 8: ``c_low`` separated by the mask and refined."""
+    separated = c_low * mask  # Eq. 5
+    return torch.relu(refine_conv(separated))  # Eq. 8
+
+
+def _conv(weight: Tensor, bias: Tensor, padding: int) -> Convolution:
+    return lambda x: F.conv2d(x, weight, bias, padding=padding)
 
 
 def fbsm_mask(
@@ -21,15 +53,16 @@ def fbsm_mask(
     fuse_weight: Tensor,
     fuse_bias: Tensor,
 ) -> Tensor:
-    """The fusion gate ``M [N, G, H, W]`` of Eq. 6-7."""
-    upsampled = F.interpolate(
-        p_high, size=c_low.shape[-2:], mode="bilinear", align_corners=False
-    )  # section 3.1
-    hidden_high = torch.relu(F.conv2d(upsampled, high_conv_weight, high_conv_bias, padding=1))
-    m_high = torch.sigmoid(F.conv2d(hidden_high, high_gate_weight, high_gate_bias))  # Eq. 6
-    hidden_low = torch.relu(F.conv2d(c_low, low_conv_weight, low_conv_bias, padding=1))
-    m_low = torch.sigmoid(F.conv2d(hidden_low, low_gate_weight, low_gate_bias))  # Eq. 6
-    return torch.sigmoid(F.conv2d(m_high + m_low, fuse_weight, fuse_bias, padding=1))  # Eq. 7
+    """The mask ``M [N, G, H, W]`` of Eq. 6-7."""
+    return mask_of(
+        c_low,
+        p_high,
+        _conv(high_conv_weight, high_conv_bias, 1),
+        _conv(high_gate_weight, high_gate_bias, 0),
+        _conv(low_conv_weight, low_conv_bias, 1),
+        _conv(low_gate_weight, low_gate_bias, 0),
+        _conv(fuse_weight, fuse_bias, 1),
+    )
 
 
 def fbsm(
@@ -79,8 +112,7 @@ def fbsm(
         fuse_weight,
         fuse_bias,
     )
-    separated = c_low * mask  # Eq. 5
-    return torch.relu(F.conv2d(separated, refine_weight, refine_bias, padding=1))  # Eq. 8
+    return fbsm_of(c_low, mask, _conv(refine_weight, refine_bias, 1))
 
 
 class FBSM(nn.Module):
@@ -117,20 +149,18 @@ class FBSM(nn.Module):
         self.fuse_conv = nn.Conv2d(gate_channels, gate_channels, 3, padding=1)
         self.refine_conv = nn.Conv2d(low_channels, low_channels, 3, padding=1)
 
-    def gate_parameters(self) -> tuple[Tensor, ...]:
-        """The parameters of the mask in the order of :func:`fbsm_mask`."""
-        convs = (self.high_conv, self.high_gate, self.low_conv, self.low_gate, self.fuse_conv)
-        return tuple(p for conv in convs for p in (conv.weight, conv.bias))
-
-    def fbsm_parameters(self) -> tuple[Tensor, ...]:
-        """The parameters in the order of :func:`fbsm`."""
-        refine = self.refine_conv
-        return (*self.gate_parameters(), refine.weight, refine.bias)
-
     def forward(self, c_low: Tensor, p_high: Tensor) -> Tensor:
         """``(c_low [N, Cl, H, W], p_high [N, Ch, h, w]) -> [N, Cl, H, W]``."""
-        return fbsm(c_low, p_high, *self.fbsm_parameters())
+        return fbsm_of(c_low, self.mask(c_low, p_high), self.refine_conv)
 
     def mask(self, c_low: Tensor, p_high: Tensor) -> Tensor:
-        """The fusion gate ``M [N, G, H, W]`` of Eq. 7, for looking at."""
-        return fbsm_mask(c_low, p_high, *self.gate_parameters())
+        """The mask ``M [N, G, H, W]`` of Eq. 7, for visualisation."""
+        return mask_of(
+            c_low,
+            p_high,
+            self.high_conv,
+            self.high_gate,
+            self.low_conv,
+            self.low_gate,
+            self.fuse_conv,
+        )

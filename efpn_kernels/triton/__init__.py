@@ -12,42 +12,47 @@ from collections.abc import Callable
 
 import torch
 
+from ..composition import Target
+from ..composition import register as register_composed
 from . import (
-    border_bias,
-    context,
-    context_backward,
+    cem,
+    cem_backward,
     dc_loss,
-    fuse_backward,
-    gate_apply,
+    high_gate,
+    high_gate_backward,
+    high_gate_taps,
     low_gate,
     low_gate_backward,
-    mask_apply,
+    low_gate_border_bias,
     reduce,
-    upsampled_gate,
-    upsampled_gate_backward,
+    refine_fuse_backward,
+    refine_gate_apply,
+    refine_mask_apply,
 )
 
 KERNELS: tuple[Callable, ...] = (
-    context.pooled_context,
-    context_backward.pooled_context_backward,
-    context.context_add,
+    cem.pooled_context,
+    cem_backward.pooled_context_backward,
+    cem.context_add,
     reduce.spatial_sum,
-    upsampled_gate.upsampled_gate,
-    upsampled_gate_backward.upsampled_gate_backward,
-    upsampled_gate.upsampled_relu,
-    upsampled_gate_backward.upsampled_relu_backward,
-    border_bias.border_bias,
-    border_bias.border_bias_backward,
+    high_gate_taps.taps,
+    high_gate_taps.taps_backward,
+    high_gate.upsampled_gate,
+    high_gate_backward.upsampled_gate_backward,
+    high_gate.upsampled_relu,
+    high_gate_backward.upsampled_relu_backward,
+    low_gate_border_bias.border_bias,
+    low_gate_border_bias.border_bias_backward,
     low_gate.low_gate,
     low_gate_backward.low_gate_backward,
     low_gate.border_relu,
     low_gate.bias_relu_,
     low_gate_backward.border_sum,
-    gate_apply.gate_apply,
-    mask_apply.mask_apply,
-    mask_apply.mask_apply_backward,
-    mask_apply.mask_merge_,
-    fuse_backward.fuse_backward,
+    refine_gate_apply.gate_apply,
+    refine_mask_apply.mask_apply,
+    refine_mask_apply.mask_apply_backward,
+    refine_mask_apply.mask_merge_,
+    refine_fuse_backward.fuse_backward,
     reduce.relu_backward,
     dc_loss.dc_loss,
     dc_loss.dc_loss_backward,
@@ -74,3 +79,5 @@ def register(library: torch.library.Library) -> None:
         library.impl(kernel.__name__, on_device_of_first(kernel), "CUDA")
         if interpreted:
             library.impl(kernel.__name__, kernel, "CPU")
+    keys = ("CUDA", "CPU") if interpreted else ("CUDA",)
+    register_composed(library, Target("efpn_triton"), keys)

@@ -7,7 +7,7 @@ Up to ``one_program`` elements of its setting one program does it all in one lau
 partial sums and a second launch adds them in order.
 
 In float32, forward with gradients, 12 bytes (16 with weight) an element, counted from the launches
-(``benchmarks/roofline.md``), with the time that an H200 needs for the bytes:
+(``benchmarks/kernels/triton_roofline.md``), with the time that an H200 needs for the bytes:
 
 ========  ======  ==========  =======
 elements  bytes   operations  time
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from . import settings
 from .launch import accumulator, cdiv, chunks, launch, power_of_2
-from .tile import sigmoid
+from .tile import gate_pair
 
 
 @triton.jit
@@ -34,16 +34,18 @@ def dc_terms(pred, target, weight, k, delta, TEXT: tl.constexpr):
     """Loss and its derivatives with respect to pred, k and delta."""
     error = tl.abs(pred - target)
     s = -1.0 if TEXT else 1.0
-    a = sigmoid(s * k * (error - delta))
-    slope = s * a * (1 - a) * error * (error - 1)
-    loss = a * error * error + (1 - a) * error
-    grad_error = 2 * a * error + (1 - a) + k * slope
+    a, b = gate_pair(s * k * (error - delta))
+    # a b comes first: it is next to nothing where error^2 may overflow.
+    slope = s * (a * b) * error * (error - 1)
+    grad_gate = k * slope
+    loss = a * error * error + b * error
+    grad_error = 2 * a * error + b + grad_gate
     sign = tl.where(pred > target, 1.0, tl.where(pred < target, -1.0, 0.0))
     return (
         weight * loss,
         weight * sign * grad_error,
-        weight * slope * (error - delta),
-        -weight * k * slope,
+        weight * (slope * (error - delta)),
+        -weight * grad_gate,
     )
 
 
@@ -67,14 +69,16 @@ def dc_loss_kernel(
     TEXT: tl.constexpr,
     WEIGHTED: tl.constexpr,
     BACKWARD: tl.constexpr,
+    OF_SUM: tl.constexpr,
     REDUCE: tl.constexpr,
     WITH_GRAD: tl.constexpr,
     FINAL: tl.constexpr,
 ):
     """A chunk of elements: the loss elementwise or summed, and with ``WITH_GRAD`` the gradients.
 
-    ``BACKWARD`` multiplies by an elementwise grad_loss and stores no loss. ``FINAL``, for a single
-    program, stores the sums themselves; otherwise they go to partial ``[programs, 3]``.
+    ``BACKWARD`` multiplies by grad_loss, elementwise or with ``OF_SUM`` one for all, and stores no loss.
+    ``FINAL``, for a single program, stores the sums themselves; otherwise they go to partial
+    ``[programs, 3]``.
     """
     ACC: tl.constexpr = tl.float64 if pred_ptr.dtype.element_ty == tl.float64 else tl.float32
     program = tl.program_id(0)
@@ -88,11 +92,13 @@ def dc_loss_kernel(
         inside = at < numel
         pred = tl.load(pred_ptr + at, inside, other=0.0).to(ACC)
         target = tl.load(target_ptr + at, inside, other=0.0).to(ACC)
-        weight = tl.full([BLOCK], scale, ACC)
+        weight = tl.full([], scale, ACC)
+        if OF_SUM:  # here, where it needs no register between the tiles
+            weight *= tl.load(grad_loss_ptr).to(ACC)
+        elif BACKWARD:
+            weight = weight * tl.load(grad_loss_ptr + at, inside, other=0.0).to(ACC)
         if WEIGHTED:
-            weight *= tl.load(weight_ptr + at, inside, other=0.0).to(ACC)
-        if BACKWARD:
-            weight *= tl.load(grad_loss_ptr + at, inside, other=0.0).to(ACC)
+            weight = weight * tl.load(weight_ptr + at, inside, other=0.0).to(ACC)
         loss, grad_pred, grad_k, grad_delta = dc_terms(pred, target, weight, k, delta, TEXT)
         if REDUCE:
             loss_sum += loss
@@ -145,7 +151,7 @@ def launch_dc_loss(
     weight: Tensor | None,
     k: Tensor,
     delta: Tensor,
-    text_form: bool,
+    form: int,
     scale: float,
     loss: Tensor,
     gradients: tuple[Tensor, Tensor, Tensor],
@@ -179,9 +185,10 @@ def launch_dc_loss(
         tiles,
         scale,
         BLOCK=block,
-        TEXT=text_form,
+        TEXT=form == 1,
         WEIGHTED=weight is not None,
         BACKWARD=grad_loss is not None,
+        OF_SUM=grad_loss is not None and grad_loss.dim() == 0,
         REDUCE=reduce,
         WITH_GRAD=with_grad,
         FINAL=final,
@@ -208,24 +215,52 @@ def new_gradients(pred: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(pred), pred.new_empty((), dtype=dtype), pred.new_empty((), dtype=dtype)
 
 
+def like_pred(name: str, x: Tensor, pred: Tensor) -> None:
+    """Raise unless ``x`` has the dtype and the shape of ``pred``."""
+    if x.dtype != pred.dtype:
+        raise TypeError(
+            f"dc_loss: {name}: expected the dtype of pred ({pred.dtype}), got {x.dtype}"
+        )
+    if x.shape != pred.shape:
+        expected, got = tuple(pred.shape), tuple(x.shape)
+        raise ValueError(f"dc_loss: {name}: expected the shape of pred {expected}, got {got}")
+
+
+def normalised(
+    pred: Tensor, target: Tensor, weight: Tensor | None, k: Tensor, delta: Tensor, form: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Tensors of any strides, contiguous; DCLoss is its own operator, so here they are checked."""
+    like_pred("target", target, pred)
+    if weight is not None:
+        like_pred("weight", weight, pred)
+    for name, x in (("k", k), ("delta", delta)):
+        if x.numel() != 1:
+            raise ValueError(f"dc_loss: {name}: expected one element, got shape {tuple(x.shape)}")
+    if form not in (0, 1):
+        raise ValueError(f"dc_loss: form: expected 0 (equation) or 1 (text), got {form}")
+    weight = weight if weight is None else weight.contiguous()
+    return pred.contiguous(), target.contiguous(), weight
+
+
 def dc_loss(
     pred: Tensor,
     target: Tensor,
     weight: Tensor | None,
     k: Tensor,
     delta: Tensor,
-    text_form: bool,
+    form: int,
     reduce: bool,
     scale: float,
     with_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The sum of the loss and its gradients, or the loss elementwise (then without gradients)."""
+    pred, target, weight = normalised(pred, target, weight, k, delta, form)
     with_grad = with_grad and reduce
-    loss = pred.new_empty(()) if reduce else torch.empty_like(pred)
+    dtype = accumulator(pred)
+    loss = pred.new_empty((), dtype=dtype) if reduce else torch.empty_like(pred)
     if with_grad:
         gradients = new_gradients(pred)
     else:
-        dtype = accumulator(pred)
         gradients = tuple(pred.new_empty(0, dtype=t) for t in (pred.dtype, dtype, dtype))
     if reduce or pred.numel():
         launch_dc_loss(
@@ -235,7 +270,7 @@ def dc_loss(
             weight,
             k,
             delta,
-            text_form,
+            form,
             scale,
             loss,
             gradients,
@@ -252,10 +287,14 @@ def dc_loss_backward(
     weight: Tensor | None,
     k: Tensor,
     delta: Tensor,
-    text_form: bool,
+    form: int,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of pred, k and delta for an elementwise grad_loss."""
+    """Gradients of pred, k and delta for a grad_loss elementwise or of the sum."""
+    pred, target, weight = normalised(pred, target, weight, k, delta, form)
+    if grad_loss.dim():
+        like_pred("grad_loss", grad_loss, pred)
+        grad_loss = grad_loss.contiguous()
     gradients = new_gradients(pred)
     launch_dc_loss(
         grad_loss,
@@ -264,7 +303,7 @@ def dc_loss_backward(
         weight,
         k,
         delta,
-        text_form,
+        form,
         scale,
         grad_loss,
         gradients,

@@ -4,7 +4,8 @@
 its row's and column's taps fall inside of the image (see ``efpn_kernels.ops.kernels``).
 
 At conv ``[1, 256, 200, 200]`` in bfloat16, channels_last, counted from the launches
-(``benchmarks/roofline.md``), second stages included, with the time that an H200 needs for the bytes:
+(``benchmarks/kernels/triton_roofline.md``), second stages included, with the time that an H200 needs for the
+bytes:
 
 ========================  =======  ==========  =======
 kernel                    bytes    operations  time

@@ -23,7 +23,7 @@ from .launch import (
 )
 from .reduce import split_sum
 from .settings import ROW_SEGMENTS
-from .tile import border_class, map_tile, relu
+from .tile import border_class, gate_slope, map_tile, relu, relu_gradient
 
 
 @triton.jit
@@ -35,10 +35,10 @@ def row_grad(
     value = tl.load(x_ptr, inside, other=0.0).to(ACC)
     if GATED:
         gate = tl.load(gate_ptr + p, x < W, other=0.0)
-        grad_logit = tl.load(grad_gate_ptr + p, x < W, other=0.0) * gate * (1 - gate)
+        grad_logit = tl.load(grad_gate_ptr + p, x < W, other=0.0) * gate_slope(gate)
         z = value + border
         hidden = relu(z)
-        grad = tl.where(z > 0, grad_logit[:, None] * gate_weight[None, :], 0.0)
+        grad = relu_gradient(z, grad_logit[:, None] * gate_weight[None, :])
     else:
         grad_logit = tl.zeros([x.shape[0]], ACC)
         hidden = value

@@ -1,7 +1,8 @@
 """Reductions in a fixed order: per-program partial sums in one launch, their sum in a second one.
 
-At ``[1, 256, 200, 200]`` in bfloat16, channels_last, counted from the launches (``benchmarks/roofline.md``),
-with the time that an H200 needs for the bytes. Of each, second stages have 1.7 MB, 0.9 M operations and 0.4 us.
+At ``[1, 256, 200, 200]`` in bfloat16, channels_last, counted from the launches
+(``benchmarks/kernels/triton_roofline.md``), with the time that an H200 needs for the bytes. Of each, second
+stages have 1.7 MB, 0.9 M operations and 0.4 us.
 
 =================  =======  ==========  =======
 kernel             bytes    operations  time
@@ -29,7 +30,7 @@ from .launch import (
     power_of_2,
 )
 from .settings import REDUCTION_PROGRAMS, ROW_GROUP
-from .tile import map_tile
+from .tile import map_tile, relu_gradient
 
 
 @triton.jit
@@ -170,7 +171,7 @@ def spatial_sum_kernel(
         x = tl.load(pointers, inside, other=0.0)
         if RELU:
             pointers = map_tile(out_ptr, n, p0, c0, HW, C, PIXELS, CHANNELS, CHANNELS_LAST)
-            x = tl.where(tl.load(pointers, inside, other=0.0) > 0, x, 0.0).to(x.dtype)
+            x = relu_gradient(tl.load(pointers, inside, other=0.0), x).to(x.dtype)
             pointers = map_tile(grad_ptr, n, p0, c0, HW, C, PIXELS, CHANNELS, CHANNELS_LAST)
             tl.store(pointers, x, inside)
         total += x.to(total.dtype)
@@ -212,7 +213,7 @@ def spatial_sum(x: Tensor) -> Tensor:
 
 
 def relu_backward(grad_out: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-    """``grad_out * (out > 0)``, and its sum ``[C]`` over images and pixels."""
+    """``grad_out`` where the ReLU let it pass, and its sum ``[C]`` over images and pixels."""
     grad = torch.empty_like(grad_out)
     partial = chunk_sums(grad_out, out, grad)
     (grad_bias,) = split_sum(partial.flatten(0, 1), grad_out.shape[1])

@@ -8,7 +8,7 @@ than float32, ``"channels_last/2/2**24"`` for 2**24 elements and more, but fewer
 name counts.
 
 ``DEFAULT`` aims at 16-byte accesses, 16 to 32 elements for each thread and no spills on any target; it
-was set by hand after measurements on an H200. ``python -m benchmarks.triton_tune`` derives the tables
+was set by hand after measurements on an H200. ``python -m benchmarks.kernels.triton_tune`` derives the tables
 anew on a GPU and prints what to paste into ``BY_ARCHITECTURE``.
 """
 

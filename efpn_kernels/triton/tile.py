@@ -1,4 +1,4 @@
-"""Device functions shared by the kernels: tiles of a map, bilinear sources, the sigmoid.
+"""Device functions shared by the kernels: tiles of a map, the sigmoid and its slope.
 
 A map ``[N, C, H, W]`` is seen as ``[N, HW, C]`` (channels_last) or ``[N, C, HW]`` (contiguous). Every
 kernel works on tiles ``[PIXELS, CHANNELS]`` of one image, whatever the format: only the strides
@@ -45,30 +45,6 @@ def map_tile(
 
 
 @triton.jit
-def bilinear_source(q, low, high):
-    """Where position ``q`` of ``high`` reads from ``low`` positions: indices ``i0, i1``, weight of ``i1``.
-
-    The source position ``(q + 1/2) low / high - 1/2`` (align_corners=False), clamped at 0, is a ratio of
-    integers, so the indices are exact and the weight is rounded once. Positions out of range are
-    clamped into it; the caller masks them.
-    """
-    q = tl.minimum(tl.maximum(q, 0), high - 1)
-    numerator = tl.maximum((2 * q + 1) * low - high, 0)
-    i0 = numerator // (2 * high)
-    i1 = tl.minimum(i0 + 1, low - 1)
-    return i0, i1, numerator - i0 * (2 * high)
-
-
-@triton.jit
-def tap_weights(q, low, high, ACC: tl.constexpr):
-    """``i0, i1`` and their weights; both weights are zero where ``q`` is outside of the image."""
-    i0, i1, remainder = bilinear_source(q, low, high)
-    upper = tl.cast(remainder, ACC) / tl.cast(2 * high, ACC)
-    inside = tl.cast((q >= 0) & (q < high), ACC)
-    return i0, i1, (1 - upper) * inside, upper * inside
-
-
-@triton.jit
 def gather_range(i, low, high):
     """The half-open range of positions of ``high`` that can read low position ``i``."""
     first = tl.maximum(((2 * i - 1) * high - low) // (2 * low), 0)
@@ -79,6 +55,27 @@ def gather_range(i, low, high):
 @triton.jit
 def sigmoid(x):
     return 1 / (1 + tl.exp(-x))
+
+
+@triton.jit
+def gate_pair(x):
+    """``sigmoid(x)`` and ``sigmoid(-x)``, each to its own precision, also where it is next to nothing."""
+    ratio = tl.exp(-tl.abs(x))
+    larger = 1 / (1 + ratio)
+    smaller = ratio * larger
+    return tl.where(x > 0, larger, smaller), tl.where(x > 0, smaller, larger)
+
+
+@triton.jit
+def gate_slope(gate):
+    """The sigmoid's derivative where it is ``gate``."""
+    return gate * (1 - gate)
+
+
+@triton.jit
+def relu_gradient(out, grad):
+    """The gradient before a ReLU with the result ``out``; NaN lets it pass, as PyTorch's does."""
+    return tl.where(out <= 0, 0.0, grad)
 
 
 @triton.jit

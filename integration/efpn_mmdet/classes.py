@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 AITOD = (
@@ -61,13 +61,21 @@ DEMO = (
 )
 
 
-def category_ids(categories: Iterable[dict[str, Any]], classes: Sequence[str]) -> list[int]:
+def category_ids(categories: Iterable[dict[str, Any]], classes: Sequence[str]) -> list[Hashable]:
     """The COCO category id of every class, in the order of ``classes``.
 
     Raises:
-        ValueError: a class is not among the categories.
+        ValueError: a class is not among the categories, or there are two of its name.
     """
-    ids = {category["name"]: category["id"] for category in categories}
+    ids: dict[str, Hashable] = {}
+    for category in categories:
+        name = category["name"]
+        if name in ids and name in classes:
+            raise ValueError(
+                f"annotation file: expected one category {name!r}, it has {ids[name]!r} and "
+                f"{category['id']!r} of that name; give their annotations one id"
+            )
+        ids[name] = category["id"]
     missing = [name for name in classes if name not in ids]
     if missing:
         raise ValueError(

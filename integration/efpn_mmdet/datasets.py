@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO
@@ -10,7 +10,8 @@ from mmdet.registry import DATASETS
 
 from .classes import AITOD, DEMO, DOTA2, VISDRONE, category_ids
 
-_PALETTE = (
+# A list: mmdet takes a tuple for one colour of all classes.
+_PALETTE = [
     (230, 25, 75),
     (60, 180, 75),
     (255, 225, 25),
@@ -29,10 +30,10 @@ _PALETTE = (
     (170, 255, 195),
     (128, 128, 0),
     (0, 0, 128),
-)
+]
 
 
-def _metainfo(classes: Sequence[str]) -> dict[str, tuple]:
+def _metainfo(classes: Sequence[str]) -> dict[str, Sequence]:
     return {"classes": tuple(classes), "palette": _PALETTE[: len(classes)]}
 
 
@@ -43,8 +44,8 @@ class _CategoriesByName(COCO):
         self,
         cat_names: Sequence[str] = (),
         sup_names: Sequence[str] = (),
-        cat_ids: Sequence[int] = (),
-    ) -> list[int]:
+        cat_ids: Sequence[Hashable] = (),
+    ) -> list[Hashable]:
         if not cat_names:
             return super().get_cat_ids([], sup_names, cat_ids)
         return category_ids(self.dataset["categories"], cat_names)

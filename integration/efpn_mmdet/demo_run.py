@@ -19,6 +19,8 @@ from mmengine.runner import Runner
 
 from . import demo_data
 from .classes import DEMO
+from .config_files import config_folder
+from .outputs import check_work_dir
 from .predict import Predictor
 from .show import Boxes
 
@@ -34,14 +36,28 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the data and of the training")
     parser.add_argument("--images", type=int, default=240, help="composed scenes")
     parser.add_argument("--epochs", type=int, help="instead of the config's")
+    parser.add_argument(
+        "--study",
+        action="store_true",
+        help="every part of the method with several seeds, in hours; the same command goes on where it stopped",
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="of the study, for each variant")
+    parser.add_argument(
+        "--data", type=Path, help="of the study: an AI-TOD instead of the demo data"
+    )
 
 
 def main(args: Namespace) -> None:
     """Build the data, train, evaluate before and after, draw; ``result.json`` says what came of it."""
-    data = args.out / "data"
+    if args.study:
+        from . import study
+
+        return study.main(args)
+    data, training = args.out / "data", args.out / "training"
     if data.exists():
-        _check_seed(data, args.seed)
-    else:
+        check_seed(data, args.seed)
+    check_work_dir(training, resume=False, load_from=None)
+    if not data.exists():
         demo_data.build(data, images=args.images, seed=args.seed)
     config = demo_config(args.out, args.seed, args.epochs)
     runner = Runner.from_cfg(config)
@@ -52,7 +68,7 @@ def main(args: Namespace) -> None:
     trained = runner.test()
     result = describe(args.seed, config, seconds, untrained, trained)
     (args.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-    checkpoint = args.out / "training" / f"epoch_{config.train_cfg.max_epochs}.pth"
+    checkpoint = training / f"epoch_{config.train_cfg.max_epochs}.pth"
     pictures = draw_pictures(config, checkpoint, data, args.out / "pictures")
     print(f"\nAP_0.5 on the test part: {_ap50(untrained)} untrained, {_ap50(trained)} trained")
     print(f"trained in {seconds / 60:.1f} minutes; all values: {json.dumps(result['trained'])}")
@@ -68,10 +84,7 @@ def describe(
 ) -> dict[str, Any]:
     """What the training was, where it ran, how long it took (with its validations), and its AP."""
     return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads, "
-        f"{torch.backends.cpu.get_cpu_capability()}",
-        "versions": {name: version(name) for name in VERSIONS},
+        **environment(),
         "seed": seed,
         "epochs": config.train_cfg.max_epochs,
         "training_s": round(seconds, 1),
@@ -80,7 +93,18 @@ def describe(
     }
 
 
-def _check_seed(data: Path, seed: int) -> None:
+def environment() -> dict[str, Any]:
+    """When and where."""
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads, "
+        f"{torch.backends.cpu.get_cpu_capability()}",
+        "versions": {name: version(name) for name in VERSIONS},
+    }
+
+
+def check_seed(data: Path, seed: int) -> None:
+    """Refuse demo data of another seed."""
     found = json.loads((data / "train.json").read_text())["info"]["settings"]["seed"]
     if found != seed:
         raise ValueError(f"seed: {data} was built with {found}, got {seed}; choose another --out")
@@ -88,7 +112,7 @@ def _check_seed(data: Path, seed: int) -> None:
 
 def demo_config(folder: Path, seed: int, epochs: int | None = None) -> Config:
     """The demo's config with its data and its results in ``folder``."""
-    config = Config.fromfile(find_configs() / CONFIG)
+    config = Config.fromfile(config_folder() / CONFIG)
     data = f"{folder / 'data'}/"
     for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
         loader.dataset.data_root = data
@@ -101,15 +125,6 @@ def demo_config(folder: Path, seed: int, epochs: int | None = None) -> Config:
         config.param_scheduler[1].update(end=epochs, T_max=epochs)
         config.default_hooks.checkpoint.interval = epochs
     return config
-
-
-def find_configs() -> Path:
-    """The folder of the configs: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / CONFIG).is_file():
-            return folder
-    raise FileNotFoundError(f"configs of efpn_mmdet: expected {CONFIG} in or beside {package}")
 
 
 def draw_pictures(config: Config, checkpoint: Path, data: Path, folder: Path) -> int:

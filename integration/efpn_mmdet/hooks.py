@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 from mmdet.registry import HOOKS
+from mmengine import hooks as mmengine_hooks
 from mmengine.dataset import worker_init_fn
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
@@ -16,7 +17,7 @@ from mmengine.runner import Runner, set_random_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .loss import DCLoss
+from .loss import dc_losses
 from .neck import GateProbe, gated_necks
 
 
@@ -24,8 +25,27 @@ def _bare_model(runner: Runner) -> nn.Module:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
-def _dc_losses(model: nn.Module) -> dict[str, DCLoss]:
-    return {name: one for name, one in model.named_modules() if isinstance(one, DCLoss)}
+# Names of AITODMetric, where mmengine knows only "mAP" and its like.
+_LARGER_IS_BETTER = ["/AP", "_AP", "/AR"]
+_SMALLER_IS_BETTER = ["oLRP"]
+
+
+@HOOKS.register_module()
+class CheckpointHook(mmengine_hooks.CheckpointHook):
+    """mmengine's, with the direction of AITODMetric's values known to ``save_best``."""
+
+    _default_greater_keys = mmengine_hooks.CheckpointHook._default_greater_keys + _LARGER_IS_BETTER
+    _default_less_keys = mmengine_hooks.CheckpointHook._default_less_keys + _SMALLER_IS_BETTER
+
+
+@HOOKS.register_module()
+class EarlyStoppingHook(mmengine_hooks.EarlyStoppingHook):
+    """mmengine's, with the direction of AITODMetric's values known to ``monitor``."""
+
+    _default_greater_keys = (
+        mmengine_hooks.EarlyStoppingHook._default_greater_keys + _LARGER_IS_BETTER
+    )
+    _default_less_keys = mmengine_hooks.EarlyStoppingHook._default_less_keys + _SMALLER_IS_BETTER
 
 
 @HOOKS.register_module()
@@ -66,7 +86,7 @@ class LogEFPNHook(Hook):
             return
         self._attached.close()
         # mmengine averages keys that contain "loss" over a window; these are states, not losses.
-        for name, loss in _dc_losses(_bare_model(runner)).items():
+        for name, loss in dc_losses(_bare_model(runner)).items():
             head = name.rpartition(".loss")[0] or name
             runner.message_hub.update_scalar(f"train/{head}.k", loss.k.item())
             runner.message_hub.update_scalar(f"train/{head}.delta", loss.delta.item())
@@ -93,7 +113,7 @@ class UseDCLossHook(Hook):
         model = _bare_model(runner)
         parameters = [
             parameter
-            for loss in _dc_losses(model).values()
+            for loss in dc_losses(model).values()
             for parameter in loss.parameters()
             if parameter.requires_grad
         ]

@@ -4,9 +4,26 @@ from __future__ import annotations
 
 import torch
 from mmdet.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 import efpn_kernels
+
+# Heads that call `loss_bbox` on boxes in pixels, or want one loss for a box, whatever their settings.
+_ON_PIXELS = {
+    *(
+        "ATSSHead",
+        "CenterNetUpdateHead",
+        "DDODHead",
+        "FCOSHead",
+        "FSANetHead",
+        "GFLHead",
+        "YOLOFHead",
+        "YOLOXHead",
+    ),
+}
+# Those that decode, and divide by the image's size.
+_ON_FRACTIONS = {"DIIHead"}
 
 
 @MODELS.register_module()
@@ -16,6 +33,10 @@ class DCLoss(efpn_kernels.DCLoss):
     Takes the arguments of :class:`efpn_kernels.DCLoss`. ``k`` and ``delta`` are parameters of the
     head, so they reach the optimiser and the checkpoint (``<head>.loss_bbox.k``). Without positive
     samples the loss is a zero with a graph: ``k`` and ``delta`` get zero gradients.
+
+    It is meant for errors of order one, of encoded boxes. A head that calls its regression loss on boxes in
+    pixels refuses it with a ``ValueError`` while it is built: errors of tens of pixels make it a plain square,
+    whose gradients end in NaN after a few steps.
     """
 
     def forward(
@@ -58,3 +79,28 @@ def _not_below_eps(avg_factor: float | Tensor | None) -> float | Tensor | None:
     if isinstance(avg_factor, Tensor):
         return avg_factor.clamp(min=eps)
     return max(avg_factor, eps)
+
+
+def dc_losses(model: nn.Module) -> dict[str, DCLoss]:
+    """Every DCLoss of a model, by name."""
+    return {name: one for name, one in model.named_modules() if isinstance(one, DCLoss)}
+
+
+def _check_head(head: nn.Module, name: str, loss: nn.Module | None) -> None:
+    """Refuses a DCLoss as the box loss of a head that calls it on boxes in pixels."""
+    if not isinstance(loss, DCLoss) or not name.startswith("loss_bbox"):
+        return
+    classes = {one.__name__ for one in type(head).__mro__}
+    if classes & _ON_FRACTIONS:
+        return
+    fixed = classes & _ON_PIXELS
+    if fixed or getattr(head, "reg_decoded_bbox", False):
+        way_out = "keep an IoU loss" if fixed else "set reg_decoded_bbox=False, or keep an IoU loss"
+        raise ValueError(
+            f"{name}: expected a head that regresses encoded boxes with DCLoss, got {type(head).__name__}, "
+            f"which calls it on boxes in pixels or wants one loss for each; {way_out}"
+        )
+
+
+# A loss does not know its head. PyTorch says so when a head takes its loss, while it is built.
+register_module_module_registration_hook(_check_head)

@@ -2,49 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Hashable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster, __version__
+from faster_coco_eval import COCO, __version__
 from mmdet.registry import METRICS
 from mmengine.evaluator import BaseMetric
 from mmengine.fileio import get_local_path
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
+from .aitod_eval import MAX_DETECTIONS, SETTINGS, evaluate, summarise
 from .classes import category_ids
+from .olrp import mean_lrp, optimal_lrp
 
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-LOOSE_IOU = 0.25
-MAX_DETECTIONS = (100, 300, 1500)
-AREAS = {
-    "all": (0.0, 1e10),
-    "verytiny": (0.0, 8.0**2),
-    "tiny": (8.0**2, 16.0**2),
-    "small": (16.0**2, 32.0**2),
-    "medium": (32.0**2, 1e10),
-}
-AREA_SUFFIXES = {"vt": "verytiny", "t": "tiny", "s": "small", "m": "medium"}
-SETTINGS = (
-    f"IoU 0.50:0.05:0.95 (AP_0.25: {LOOSE_IOU}), at most {MAX_DETECTIONS[-1]} detections an image "
-    f"and class (recalls at {', '.join(map(str, MAX_DETECTIONS))}), "
-    "areas verytiny [0, 8^2], tiny [8^2, 16^2], small [16^2, 32^2], medium [32^2, 1e10]"
-)
+Results = list[tuple[Hashable, np.ndarray]]
 
 
 @METRICS.register_module()
 class AITODMetric(BaseMetric):
-    """AP, AP_0.25, AP_0.5, AP_0.75, AP_vt, AP_t, AP_s, AP_m and recalls AR_100 to AR_m.
+    """AP, AP_0.25, AP_0.5, AP_0.75, AP_vt, AP_t, AP_s, AP_m, recalls AR_100 to AR_m, and oLRP.
 
     AP is the mean over IoU 0.50:0.05:0.95 and the classes at 1500 detections; AP_vt to AP_m are the
     same for boxes of that area (of the annotation's ``area`` field). A value without any ground
-    truth is -1, as in COCO. The values are fractions, not percent. oLRP is not among them, because
-    the evaluation library does not compute it.
+    truth is -1, as in COCO. oLRP and its parts oLRP_Loc, oLRP_FP and oLRP_FN are errors, see
+    :mod:`efpn_mmdet.olrp`. The values are fractions, not percent. Every AP is there as mAP too, the
+    name that mmengine's and mmdet's tools look for.
 
     Args:
-        ann_file: COCO json; all of its images count, whether they were visited or not.
-        classwise: also log a table with each class, and return ``<class>_AP``.
+        ann_file: COCO json; all of its images count, whether they were visited or not. Ids may be numbers
+            or strings, from 0 or from 1.
+        classwise: also log a table with each class, and return ``<class>_AP`` and ``<class>_oLRP``.
+        outfile_prefix: also write the detections to ``<outfile_prefix>.bbox.json``, with the ids of
+            ``ann_file``.
+        format_only: write them and evaluate nothing, for images without annotations.
         backend_args, collect_device, prefix: as for mmdet's ``CocoMetric``.
+
+    Raises:
+        ValueError: ``format_only`` without ``outfile_prefix``; an ``ann_file`` that is no COCO json or has two
+            images of one id; later, classes that it does not have, predictions of another image or of a
+            label without a class.
     """
 
     default_prefix = "aitod"
@@ -53,14 +54,22 @@ class AITODMetric(BaseMetric):
         self,
         ann_file: str,
         classwise: bool = False,
+        outfile_prefix: str | None = None,
+        format_only: bool = False,
         backend_args: dict | None = None,
         collect_device: str = "cpu",
         prefix: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
+        if format_only and outfile_prefix is None:
+            raise ValueError("outfile_prefix: expected a path with format_only, got None")
         self.classwise = classwise
+        self.outfile_prefix = outfile_prefix
+        self.format_only = format_only
+        self.ann_file = ann_file
         with get_local_path(ann_file, backend_args=backend_args) as local_path:
-            self._truth = COCO(str(local_path))
+            self._document = _coco_document(Path(local_path), ann_file)
+        self._numbers = _image_numbers(self._document["images"], ann_file)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep the predictions of one batch as ``(image id, [n, 6] xyxy score label)``."""
@@ -74,34 +83,87 @@ class AITODMetric(BaseMetric):
             rows = np.concatenate(
                 [column.cpu().numpy().astype(float) for column in columns], axis=1
             )
+            self._check(sample["img_id"], rows[:, 5])
             self.results.append((sample["img_id"], rows))
 
-    def compute_metrics(self, results: list[tuple[int, np.ndarray]]) -> dict[str, float]:
-        """The values of all images of the annotation file."""
+    def _check(self, image_id: Hashable, labels: np.ndarray) -> None:
+        if image_id not in self._numbers:
+            raise ValueError(
+                f"img_id: expected an image of {self.ann_file}, got {image_id!r}; is the metric's "
+                "ann_file the data set's?"
+            )
+        classes = self.dataset_meta["classes"]
+        if labels.size and labels.max() >= len(classes):
+            raise ValueError(
+                f"labels: expected 0 to {len(classes) - 1} for the data set's {len(classes)} classes, got "
+                f"{int(labels.max())}; num_classes of the head has to be {len(classes)}"
+            )
+
+    def compute_metrics(self, results: Results) -> dict[str, float]:
+        """The values of all images of the annotation file; none with ``format_only``."""
         logger = MMLogger.get_current_instance()
         classes = self.dataset_meta["classes"]
-        ids = category_ids(self._truth.dataset["categories"], classes)
-        detections = _coco_detections(results, ids)
+        ids = category_ids(self._document["categories"], classes)
+        if self.outfile_prefix is not None:
+            path = Path(f"{self.outfile_prefix}.bbox.json")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(_detections(results, ids)))
+            logger.info("AI-TOD metric: detections written to %s", path)
+        if self.format_only:
+            return {}
+        detections = _detections(
+            [(self._numbers[image], rows) for image, rows in results], range(1, len(classes) + 1)
+        )
         self._log_settings(logger, results, len(detections))
-        evaluation = evaluate(self._truth, detections, ids)
-        values = summarise(evaluation)
+        evaluation = evaluate(self._truth(ids), detections, range(1, len(classes) + 1))
+        lrp = optimal_lrp(evaluation, MAX_DETECTIONS[-1])
+        values = summarise(evaluation) | mean_lrp(lrp)
         logger.info("AI-TOD metric: %s", _row(values))
+        values = {f"m{name}": value for name, value in values.items() if name[:2] == "AP"} | values
         if self.classwise:
-            order = {category: index for index, category in enumerate(evaluation.params.catIds)}
             per_class = {
-                name: summarise(evaluation, order[category])
-                for name, category in zip(classes, ids, strict=True)
+                name: summarise(evaluation, i) | mean_lrp(lrp[i : i + 1])
+                for i, name in enumerate(classes)
             }
             logger.info("\n%s", _class_table(per_class))
-            values |= {f"{name}_AP": value["AP"] for name, value in per_class.items()}
+            for name, value in per_class.items():
+                values |= {f"{name}_AP": value["AP"], f"{name}_oLRP": value["oLRP"]}
         return values
 
-    def _log_settings(self, logger: MMLogger, results: list, detections: int) -> None:
-        images, boxes = len(self._truth.imgs), len(self._truth.anns)
+    def _truth(self, ids: Sequence[Hashable]) -> COCO:
+        """The annotations with ids that the evaluation can use.
+
+        It takes whole numbers only, and an annotation of id 0 for none. Images get their place in the order
+        of their ids, which breaks ties between detections; categories their label + 1.
+        """
+        labels = {category: label for label, category in enumerate(ids, start=1)}
+        annotations = [
+            {
+                **one,
+                "id": number,
+                "image_id": self._numbers[one["image_id"]],
+                "category_id": labels[one["category_id"]],
+            }
+            for number, one in enumerate(self._document.get("annotations", ()), start=1)
+            if one["category_id"] in labels and one["image_id"] in self._numbers
+        ]
+        images = [{"id": number} for number in self._numbers.values()]
+        categories = [{"id": label, "name": str(label)} for label in labels.values()]
+        document = {"images": images, "categories": categories, "annotations": annotations}
+        return COCO(document)
+
+    def _log_settings(self, logger: MMLogger, results: Results, detections: int) -> None:
+        annotations = self._document.get("annotations", ())
+        images, boxes = len(self._numbers), len(annotations)
         logger.info(
             "AI-TOD metric: %s; faster-coco-eval %s; %d images, %d boxes, %d detections",
             *(SETTINGS, __version__, images, boxes, detections),
         )
+        strays = sum(one["image_id"] not in self._numbers for one in annotations)
+        if strays:
+            logger.warning(
+                "AI-TOD metric: %d boxes are of images that %s lacks", strays, self.ann_file
+            )
         if len(results) < images:
             logger.warning(
                 "AI-TOD metric: %d of %d images have predictions, the others count as missed",
@@ -109,9 +171,27 @@ class AITODMetric(BaseMetric):
             )
 
 
-def _coco_detections(
-    results: list[tuple[int, np.ndarray]], ids: Sequence[int]
-) -> list[dict[str, object]]:
+def _coco_document(path: Path, ann_file: str) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"ann_file: expected json, {ann_file} is none: {error}") from error
+    if not isinstance(document, dict) or not {"images", "categories"} <= document.keys():
+        raise ValueError(f"ann_file: expected images and categories, as in COCO, in {ann_file}")
+    return document
+
+
+def _image_numbers(images: Sequence[dict[str, Any]], ann_file: str) -> dict[Hashable, int]:
+    """The place of every image id, from 1, in ascending order; numbers before strings."""
+    ids = sorted((image["id"] for image in images), key=lambda one: (isinstance(one, str), one))
+    numbers = {image_id: number for number, image_id in enumerate(ids, start=1)}
+    if len(numbers) < len(ids):
+        twice = next(one for one, other in pairwise(ids) if one == other)
+        raise ValueError(f"ann_file: expected an id for each image, {ann_file} has {twice!r} twice")
+    return numbers
+
+
+def _detections(results: Results, ids: Sequence[Hashable]) -> list[dict[str, Any]]:
     """COCO detections from ``(image id, [n, 6])``; label ``i`` becomes category ``ids[i]``."""
     return [
         {
@@ -125,52 +205,12 @@ def _coco_detections(
     ]
 
 
-def evaluate(truth: COCO, detections: list[dict], category_ids: Sequence[int]) -> COCOeval_faster:
-    """Match and accumulate with the benchmark's parameters; IoU 0.25 is the first threshold."""
-    nothing = {**truth.dataset, "annotations": []}  # loadRes of 1.6 and 1.7 refuses an empty list
-    found = truth.loadRes(detections) if detections else COCO(nothing)
-    evaluation = COCOeval_faster(truth, found, iouType="bbox")
-    parameters = evaluation.params
-    parameters.catIds = list(category_ids)
-    parameters.iouThrs = np.concatenate([[LOOSE_IOU], IOU_THRESHOLDS])
-    parameters.maxDets = list(MAX_DETECTIONS)
-    parameters.areaRng = [list(area) for area in AREAS.values()]
-    parameters.areaRngLbl = list(AREAS)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    return evaluation
-
-
-def summarise(evaluation: COCOeval_faster, category: int | slice = slice(None)) -> dict[str, float]:
-    """The named values of all categories, or of the one at that position of ``params.catIds``."""
-    precision = evaluation.eval["precision"][:, :, category]  # [T, R, (K,) A, M]
-    recall = evaluation.eval["recall"][:, category]  # [T, (K,) A, M]
-    areas = {name: index for index, name in enumerate(AREAS)}
-    values = {"AP": _mean(precision[1:, ..., areas["all"], -1])}
-    for threshold in (0.25, 0.5, 0.75):
-        at = int(np.flatnonzero(np.isclose(evaluation.params.iouThrs, threshold))[0])
-        values[f"AP_{threshold}"] = _mean(precision[at, ..., areas["all"], -1])
-    for suffix, name in AREA_SUFFIXES.items():
-        values[f"AP_{suffix}"] = _mean(precision[1:, ..., areas[name], -1])
-    for index, limit in enumerate(MAX_DETECTIONS):
-        values[f"AR_{limit}"] = _mean(recall[1:, ..., areas["all"], index])
-    for suffix, name in AREA_SUFFIXES.items():
-        values[f"AR_{suffix}"] = _mean(recall[1:, ..., areas[name], -1])
-    return values
-
-
-def _mean(values: np.ndarray) -> float:
-    """The mean of the values that have ground truth (COCO marks the others -1), or -1."""
-    present = values[values > -1]
-    return float(present.mean()) if present.size else -1.0
-
-
 def _row(values: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in values.items())
 
 
 def _class_table(per_class: dict[str, dict[str, float]]) -> str:
-    names = [name for name in next(iter(per_class.values())) if name.startswith("AP")]
+    names = [name for name in next(iter(per_class.values())) if name.startswith(("AP", "oLRP"))]
     rows = [
         [label, *(f"{values[name]:.3f}" for name in names)] for label, values in per_class.items()
     ]

@@ -17,6 +17,7 @@ from mmengine.config import Config
 from torch import nn
 
 from .neck import GateProbe, gated_necks
+from .outputs import free_path
 from .show import Boxes, draw_boxes, draw_gate, gate_on_image, gate_range, side_by_side
 
 
@@ -52,11 +53,7 @@ class Predictor:
             config, checkpoint, device=device, cfg_options=options
         )
         self.classes: Sequence[str] = self.model.dataset_meta["classes"]
-        palette = self.model.dataset_meta["palette"]
-        # A tuple is one colour for all classes to get_palette.
-        self.palette = get_palette(
-            palette if isinstance(palette, str) else list(palette), len(self.classes)
-        )
+        self.palette = get_palette(self.model.dataset_meta["palette"], len(self.classes))
 
     def __call__(self, path: Path, score_threshold: float, with_gate: bool = False) -> Prediction:
         """The prediction for one image file.
@@ -104,14 +101,18 @@ def predict_images(
     folder: Path | None = None,
     show_gate: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """The objects of every image as plain data, with pictures in ``folder`` if there is one."""
+    """The objects of every image as plain data, with pictures in ``folder`` if there is one.
+
+    A picture has the image's stem, and a number behind it where a file of that name is there already.
+    """
     for path in images:
         prediction = predictor(path, score_threshold, with_gate=show_gate)
         result = {"image": str(path), "objects": _plain(prediction.boxes, predictor.classes)}
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            picture = folder / f"{path.stem}.png"
-            cv2.imwrite(str(picture), predictor.draw(prediction))
+            picture = free_path(folder, path.stem, ".png")
+            if not cv2.imwrite(str(picture), predictor.draw(prediction)):
+                raise OSError(f"{picture}: cannot be written")
             result["picture"] = str(picture)
         yield result
 

@@ -25,10 +25,17 @@ def write_rows(path: Path, rows: Sequence[str]) -> Path:
     return path
 
 
-def run_cli(module: ModuleType, *arguments: object) -> None:
+def quad(
+    x: float, y: float, width: float, height: float, name: str = "plane", hard: int = 0
+) -> str:
+    """A row of DOTA."""
+    return f"{x} {y} {x + width} {y} {x + width} {y + height} {x} {y + height} {name} {hard}"
+
+
+def run_cli(module: ModuleType, *arguments: object) -> int:
     parser = ArgumentParser()
     module.add_arguments(parser)
-    module.main(parser.parse_args([str(argument) for argument in arguments]))
+    return module.main(parser.parse_args([str(argument) for argument in arguments]))
 
 
 def load(name: str, ann_file: Path, images: Path) -> list[dict]:

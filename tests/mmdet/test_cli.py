@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +16,20 @@ import torch
 
 pytest.importorskip("mmdet.registry")
 
-from small_detectors import SIZE, one_thread, small_config, write_data_set  # noqa: F401
+from mmengine.config import Config
+from small_detectors import (
+    CONFIGS,
+    SIZE,
+    one_thread,  # noqa: F401
+    small_config,
+    write_data_set,
+)
 
 from efpn_mmdet import cli, show
 from efpn_mmdet.classes import AITOD
-from efpn_mmdet.demo_run import demo_config, find_configs
+from efpn_mmdet.config_files import find_config
+from efpn_mmdet.demo_run import demo_config
+from efpn_mmdet.outputs import default_work_dir
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +42,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     path = folder / "config.py"
     config.dump(path)
     cli.main(["train", str(path), "--work-dir", str(folder / "work")])
-    return {"config": path, "checkpoint": folder / "work" / "epoch_1.pth", "data": data}
+    checkpoint = folder / "work" / "epoch_1.pth"
+    other = folder / "other.pth"
+    other.write_bytes(checkpoint.read_bytes())
+    return {"config": path, "checkpoint": checkpoint, "other": other, "data": data}
 
 
 def test_train_resumes_the_latest(
@@ -81,6 +95,87 @@ def test_predict_prints_boxes_and_draws_the_gate(
         assert picture.shape == (SIZE * scale + show.CAPTION_HEIGHT, 2 * SIZE * scale, 3)
 
 
+def predict_arguments(trained: dict[str, Path], *images: Path, out_dir: Path) -> list[str]:
+    arguments = ["predict", str(trained["config"]), str(trained["checkpoint"]), *map(str, images)]
+    return [*arguments, "--out-dir", str(out_dir), "--score-thr", "0", "--device", "cpu"]
+
+
+def test_pictures_replace_no_input_and_not_each_other(
+    trained: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    image = (trained["data"] / "0.png").read_bytes()
+    inputs = [tmp_path / "0.png", tmp_path / "0.bmp", tmp_path / "other" / "0.png"]
+    for path in inputs:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(image)
+    cli.main(predict_arguments(trained, *inputs, inputs[0], out_dir=tmp_path))
+    pictures = [json.loads(line)["picture"] for line in capfd.readouterr().out.splitlines()]
+    assert [Path(path).name for path in pictures] == [f"0-{i}.png" for i in (2, 3, 4, 5)]
+    assert all(path.read_bytes() == image for path in inputs)
+
+
+def test_a_training_replaces_no_checkpoint(trained: dict[str, Path]) -> None:
+    before = trained["checkpoint"].read_bytes()
+    arguments = ["train", str(trained["config"]), "--work-dir", str(trained["checkpoint"].parent)]
+    for resume in ([], ["--resume", str(trained["other"])]):
+        with pytest.raises(FileExistsError, match=r"work_dir: expected .* holds epoch_1\.pth"):
+            cli.main([*arguments, *resume])
+    assert trained["checkpoint"].read_bytes() == before
+
+
+def test_another_models_checkpoint_is_refused_before_training(
+    trained: dict[str, Path], tmp_path: Path
+) -> None:
+    checkpoint = torch.load(trained["checkpoint"])
+    state = checkpoint["state_dict"]
+    state["neck.block.fbsm.extra.weight"] = state.pop("neck.block.fbsm.refine_conv.weight")
+    path = tmp_path / "epoch_7.pth"
+    torch.save(checkpoint, path)
+    (tmp_path / "last_checkpoint").write_text(str(path))
+    arguments = ["train", str(trained["config"]), "--work-dir", str(tmp_path), "--resume"]
+    with pytest.raises(ValueError, match=r"resume: .* 2 tensors .* neck\.block\.fbsm\.refine_conv"):
+        cli.main(arguments)
+    assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["epoch_7.pth"]
+
+
+def test_configs_of_one_stem_have_work_folders_of_their_own() -> None:
+    folders = [default_work_dir(path) for path in CONFIGS.glob("[!_]*/*.py")]
+    assert Path("work_dirs/cascade_rcnn_efpn_bs_aitod") in folders
+    assert len(set(folders)) == len(folders)
+
+
+def test_test_writes_what_mmdets_tool_writes(
+    trained: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["test", str(trained["config"]), str(trained["checkpoint"])]
+    arguments += ["--work-dir", str(tmp_path), "--tta"]
+    cli.main([*arguments, "--out", str(tmp_path / "found.pkl"), "--show-dir", "drawn"])
+    assert "AP_vt" in "".join(capfd.readouterr())
+    found = pickle.loads((tmp_path / "found.pkl").read_bytes())
+    assert [Path(one["img_path"]).name for one in found] == ["0.png", "1.png", "2.png", "3.png"]
+    assert len(found[0]["pred_instances"]["bboxes"]) > 0
+    drawn = {path.name for path in tmp_path.glob("*/drawn/*")}
+    assert drawn == {"0.png", "1.png", "2.png", "3.png"}
+    with pytest.raises(FileExistsError, match=r"--out: expected a new file"):
+        cli.main([*arguments, "--out", str(tmp_path / "found.pkl")])
+    with pytest.raises(ValueError, match=r"--out: expected a \.pkl file, got .*found\.json"):
+        cli.main([*arguments, "--out", str(tmp_path / "found.json")])
+
+
+def test_an_image_and_its_mirror_image_are_tested(trained: dict[str, Path]) -> None:
+    config = Config.fromfile(trained["config"])
+    config.test_dataloader.dataset.pipeline[-1].pop("meta_keys")
+    before = copy.deepcopy(config.test_dataloader.dataset.pipeline)
+    cli.augment_at_test_time(config)
+    *steps, augment = config.test_dataloader.dataset.pipeline
+    assert steps == before[:-1] and augment.type == "TestTimeAug"
+    assert [one.prob for one in augment.transforms[0]] == [1.0, 0.0]
+    assert config.model.type == "DetTTAModel"
+    config.pop("tta_model")
+    with pytest.raises(ValueError, match="--tta: expected tta_model in the config"):
+        cli.augment_at_test_time(config)
+
+
 def test_predict_names_a_file_that_is_no_image(trained: dict[str, Path]) -> None:
     arguments = ["predict", str(trained["config"]), str(trained["checkpoint"])]
     with pytest.raises(ValueError, match=r"images: expected an image file, got nothing\.png"):
@@ -109,7 +204,27 @@ def test_launcher_trains_two_processes_on_a_cpu(trained: dict[str, Path], tmp_pa
     assert (tmp_path / "work" / "epoch_1.pth").is_file()
 
 
-@pytest.mark.parametrize("command", ["train", "test", "predict", "demo-data", "demo"])
+def test_configs_are_found_by_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli.main(["configs"])
+    listed = capsys.readouterr().out.splitlines()
+    assert str(CONFIGS / "faster_rcnn" / "rfla_aitod.py") in listed
+    assert not any("_base_" in path for path in listed)
+    monkeypatch.chdir(tmp_path)
+    cli.main(["configs", "faster_rcnn/rfla_aitod.py"])
+    path = capsys.readouterr().out.strip()
+    Path("mine.py").write_text(f"_base_ = {path!r}\nmodel = dict(neck=dict(num_outs=6))\n")
+    assert Config.fromfile("mine.py").model.neck.num_outs == 6
+    assert find_config("mine.py") == Path("mine.py")
+    with pytest.raises(FileNotFoundError, match="config: expected a file, or one of"):
+        find_config("nothing.py")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["train", "test", "predict", "configs", "similarity-constants", "demo-data", "demo"],
+)
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])
@@ -143,7 +258,6 @@ def test_demo_from_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
 
 def test_demo_config_reads_and_writes_in_its_folder(tmp_path: Path) -> None:
     config = demo_config(tmp_path, seed=5, epochs=2)
-    assert find_configs().is_dir()
     assert config.train_dataloader.dataset.data_root == f"{tmp_path}/data/"
     assert config.test_evaluator.ann_file == f"{tmp_path}/data/test.json"
     assert config.work_dir == f"{tmp_path}/training"

@@ -14,6 +14,7 @@ from convert_files import load, run_cli, write_image, write_rows
 
 from efpn_mmdet.convert import visdrone
 from efpn_mmdet.convert.coco import CocoBuilder, MalformedRow, new_directory, write_json
+from efpn_mmdet.convert.files import STRAY, WITHOUT_LABELS
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -114,12 +115,27 @@ def test_a_malformed_visdrone_row_names_file_and_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_files_without_their_partner_are_named(tmp_path: Path) -> None:
+def test_files_without_their_partner(tmp_path: Path) -> None:
+    """An image may be without annotations; rows of an image that is not there are an error."""
     images, annotations = write_visdrone(tmp_path)
     (annotations / "two.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"two.jpg: no annotations for it \(1 such files\)"):
+    write_rows(annotations / "readme.txt", ["Drones were flown in 14 cities."])
+    builder = visdrone.convert(images, annotations, tmp_path / "a.json")
+    assert len(builder.images) == 2
+    assert (builder.noted[WITHOUT_LABELS], builder.noted[STRAY]) == (1, 1)
+    write_rows(annotations / "three.txt", VISDRONE_ROWS)
+    with pytest.raises(FileNotFoundError, match=r"three.txt: no image for it \(1 such files\)"):
         visdrone.convert(images, annotations, tmp_path / "a.json")
     with pytest.raises(NotADirectoryError, match="images: expected a directory"):
         visdrone.convert(tmp_path / "nothing", annotations, tmp_path / "a.json")
     with pytest.raises(FileNotFoundError, match=r"images: expected \.jpg, \.jpeg, \.png files"):
         visdrone.convert(annotations, annotations, tmp_path / "a.json")
+
+
+def test_test_images_need_no_annotations(tmp_path: Path) -> None:
+    images, _ = write_visdrone(tmp_path)
+    run_cli(visdrone, images, "none", tmp_path / "a.json")
+    document = json.loads((tmp_path / "a.json").read_text())
+    assert len(document["images"]) == 2 and document["annotations"] == []
+    with pytest.raises(FileExistsError, match="out: expected a new file"):
+        run_cli(visdrone, images, "none", tmp_path / "a.json")

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("mmdet.registry")
 
-from convert_files import load, run_cli, write_image, write_rows
+from convert_files import load, quad, run_cli, write_image, write_rows
 
 from efpn_mmdet.classes import DOTA2
 from efpn_mmdet.convert import dota2
@@ -20,12 +20,6 @@ from efpn_mmdet.convert.coco import CocoBuilder, MalformedRow
 from efpn_mmdet.convert.dota2 import Tiling
 
 HEADER = ("imagesource:GoogleEarth", "gsd:0.14")
-
-
-def quad(
-    x: float, y: float, width: float, height: float, name: str = "plane", hard: int = 0
-) -> str:
-    return f"{x} {y} {x + width} {y} {x + width} {y + height} {x} {y + height} {name} {hard}"
 
 
 def write_dota(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import random
+from itertools import product
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +19,7 @@ from small_detectors import batch, build, loss_of, one_thread, small_config  # n
 from torch import nn
 from torch.utils.data import DataLoader
 
+from efpn_mmdet import hooks
 from efpn_mmdet.hooks import (
     CheckScheduleHook,
     LogEFPNHook,
@@ -108,6 +112,37 @@ def test_schedule(
         assert f"learning rate {lr:g} at a total batch of {batch_size}" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("lr", "batch_size", "processes", "warned"),
+    [(0.02, 2, 4, False), (0.005, 1, 2, False), (0.005, 2, 4, True), (0.02, 2, 8, True)],
+)
+def test_schedule_counts_processes(
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    lr: float,
+    batch_size: int,
+    processes: int,
+    warned: bool,
+) -> None:
+    monkeypatch.setattr(hooks, "get_world_size", lambda: processes)
+    CheckScheduleHook().before_train(schedule_runner(lr, batch_size))
+    assert len(caplog.records) == warned
+    if warned:
+        total = batch_size * processes
+        assert f"at a total batch of {total}: " in caplog.text
+        assert f"optim_wrapper.optimizer.lr={0.005 * total / 2:g}" in caplog.text
+
+
+def test_schedule_is_that_of_the_config(caplog: pytest.LogCaptureFixture) -> None:
+    """Its own rate and batch, not the paper's; and the fastest group counts."""
+    CheckScheduleHook(lr=0.02, batch_size=16).before_train(schedule_runner(0.01, 8))
+    runner = schedule_runner(0.005, 2)
+    slow = {"params": [nn.Parameter(torch.ones(()))], "lr": 0.0005}
+    runner.optim_wrapper.optimizer.add_param_group(slow)
+    CheckScheduleHook().before_train(runner)
+    assert not caplog.records
+
+
 def test_schedule_sees_through_warm_up_and_batch_samplers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -134,6 +169,27 @@ def test_epochs_draw_by_number() -> None:
     assert first != second
     assert first[1] != second[1]
     assert draw(0) == first
+
+
+def test_every_rank_and_worker_draws_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the same again in a second run; another seed of the run draws something else."""
+    hook, drawn = ReproducibleEpochsHook(), {}
+    for run_seed, epoch, rank in product((3, 4), (0, 1), (0, 1, 2)):
+        loader = DataLoader(range(8), num_workers=2)
+        runner = runner_of(nn.Linear(1, 1), seed=run_seed, epoch=epoch, train_dataloader=loader)
+        monkeypatch.setattr(hooks, "get_rank", lambda rank=rank: rank)
+        values = []
+        for _ in range(2):
+            hook.before_train_epoch(runner)
+            seen = [torch.rand(()).item()]
+            for worker in range(2):
+                loader.worker_init_fn(worker)
+                seen.append((torch.initial_seed(), np.random.rand(), random.random()))
+            values.append(seen)
+        assert values[0] == values[1]
+        drawn[run_seed, epoch, rank] = values[0]
+    everything = [value for values in drawn.values() for value in values]
+    assert len(set(everything)) == len(everything) == 2 * 2 * 3 * 3
 
 
 def test_workers_that_stay_are_refused() -> None:

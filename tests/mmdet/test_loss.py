@@ -10,9 +10,10 @@ pytest.importorskip("mmdet.registry")
 from mmdet.registry import MODELS
 from mmengine.optim import build_optim_wrapper
 from small_detectors import batch, build, loss_of, one_thread, small_config  # noqa: F401
+from torch import nn
 
 from efpn_kernels import reference
-from efpn_mmdet.loss import DCLoss
+from efpn_mmdet.loss import DCLoss, dc_losses
 
 
 def make_loss(**options) -> DCLoss:
@@ -116,3 +117,84 @@ def test_k_and_delta_reach_the_optimiser_without_weight_decay() -> None:
     changed = [name for name in learned if detector.get_parameter(name).item() != before[name]]
     assert "rpn_head.loss_bbox.k" in changed
     assert "rpn_head.loss_bbox.delta" in changed
+
+
+def test_every_dc_loss_is_spared_the_weight_decay_whatever_its_name() -> None:
+    """RepPoints calls its losses `loss_bbox_init` and `loss_bbox_refine`; other settings hold on."""
+    model = nn.Module()
+    model.head = nn.Linear(2, 2)
+    model.head.loss_bbox_init = make_loss()
+    model.head.inner = nn.ModuleList([make_loss(), make_loss(learnable=False)])
+    config = {
+        "type": "OptimWrapper",
+        "constructor": "DCLossOptimWrapperConstructor",
+        "optimizer": {"type": "SGD", "lr": 0.1, "weight_decay": 0.01},
+        "paramwise_cfg": {
+            "custom_keys": {"head": {"lr_mult": 0.5}, "head.inner": {"lr_mult": 0.1}}
+        },
+    }
+    groups = build_optim_wrapper(model, config).optimizer.param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    settings = {
+        names[id(group["params"][0])]: (group["lr"], group["weight_decay"]) for group in groups
+    }
+    assert settings == {
+        "head.weight": (0.05, 0.01),
+        "head.bias": (0.05, 0.01),
+        "head.loss_bbox_init.k": (0.05, 0.0),
+        "head.loss_bbox_init.delta": (0.05, 0.0),
+        "head.inner.0.k": (pytest.approx(0.01), 0.0),
+        "head.inner.0.delta": (pytest.approx(0.01), 0.0),
+    }
+    config.pop("paramwise_cfg")
+    (without,) = {
+        group["weight_decay"]
+        for group in build_optim_wrapper(nn.Linear(1, 1), config).optimizer.param_groups
+    }
+    assert without == 0.01
+
+
+DC_LOSS = {"type": "DCLoss"}
+DENSE = {"num_classes": 8, "in_channels": 8, "loss_bbox": DC_LOSS}
+
+
+@pytest.mark.parametrize("head", ["FCOSHead", "ATSSHead", "AutoAssignHead", "GFLHead"])
+def test_heads_that_regress_pixels_refuse_the_loss(head: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"loss_bbox: expected .*, got {head}, .*; keep an IoU loss"
+    ):
+        MODELS.build({"type": head, **DENSE})
+
+
+@pytest.mark.parametrize("head", ["RetinaHead", "Shared2FCBBoxHead"])
+def test_decoded_boxes_refuse_the_loss(head: str) -> None:
+    settings = {"type": head, **DENSE}
+    MODELS.build(settings)
+    with pytest.raises(ValueError, match=f"got {head}, .* set reg_decoded_bbox=False"):
+        MODELS.build({**settings, "reg_decoded_bbox": True})
+
+
+@pytest.mark.parametrize("head", ["FoveaHead", "RepPointsHead", "DIIHead"])
+def test_heads_whose_errors_are_of_order_one_take_the_loss(head: str) -> None:
+    settings = {"num_classes": 8, "in_channels": 8}
+    if head == "RepPointsHead":
+        settings |= {
+            "loss_bbox_init": DC_LOSS,
+            "loss_bbox_refine": DC_LOSS,
+            "point_feat_channels": 8,
+        }
+    else:
+        settings |= {"loss_bbox": DC_LOSS}
+    if head == "DIIHead":
+        settings |= {"dynamic_conv_cfg": {"type": "DynamicConv", "in_channels": 8}}
+        settings |= {"loss_iou": {"type": "GIoULoss"}}
+    assert dc_losses(MODELS.build({"type": head, **settings}))
+
+
+def test_delta_stays_in_its_range_in_a_dense_head() -> None:
+    detector = build(small_config("faster_rcnn/efpn_bs_aitod.py").model)
+    loss = detector.rpn_head.loss_bbox
+    with torch.no_grad():
+        loss.delta.fill_(-0.26)
+    loss_of(detector, batch())
+    assert loss.delta.item() == pytest.approx(0.05)

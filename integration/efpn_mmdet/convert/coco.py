@@ -1,4 +1,4 @@
-"""What the converters share: a COCO document with counts, and output that is whole or absent."""
+"""A COCO document with counts, and output that is whole or absent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ class MalformedRow(ValueError):
     """A row that is not what its format says; the message begins with ``file:line``."""
 
     def __init__(self, path: Path, line: int, problem: str) -> None:
-        super().__init__(f"{path}:{line}: {problem}")
+        super().__init__(path, line, problem)  # all of them, to pass between processes
+
+    def __str__(self) -> str:
+        path, line, problem = self.args
+        return f"{path}:{line}: {problem}"
 
 
 @dataclass
@@ -28,6 +32,7 @@ class CocoBuilder:
     Attributes:
         classes: names in label order; class ``i`` becomes category id ``i + 1``.
         settings: how the boxes were made, kept in the document's ``info``.
+        malformed: rows that were left out, if the conversion was to keep going.
     """
 
     classes: Sequence[str]
@@ -36,6 +41,7 @@ class CocoBuilder:
     annotations: list[dict[str, Any]] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     noted: Counter[str] = field(default_factory=Counter)
+    malformed: list[MalformedRow] = field(default_factory=list)
 
     def add_image(self, file_name: str, width: int, height: int, **extra: object) -> int:
         """Add an image and return its id, counted from 1."""
@@ -110,28 +116,3 @@ def new_directory(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial)
         raise
-
-
-def existing_directory(name: str, path: Path) -> Path:
-    """``path``, if it is a directory; otherwise ``NotADirectoryError`` naming the argument."""
-    if not path.is_dir():
-        raise NotADirectoryError(f"{name}: expected a directory, got {path}")
-    return path
-
-
-def files_by_stem(name: str, directory: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """The files of ``directory`` with one of the suffixes, by stem, sorted."""
-    files = sorted(existing_directory(name, directory).iterdir())
-    found = {path.stem: path for path in files if path.suffix.lower() in suffixes}
-    if not found:
-        raise FileNotFoundError(f"{name}: expected {', '.join(suffixes)} files in {directory}")
-    return found
-
-
-def pairs(images: dict[str, Path], labels: dict[str, Path]) -> list[tuple[Path, Path]]:
-    """``(image, labels)`` by stem; a file without its partner raises ``FileNotFoundError``."""
-    for have, lack, what in ((images, labels, "annotations"), (labels, images, "image")):
-        alone = [path for stem, path in have.items() if stem not in lack]
-        if alone:
-            raise FileNotFoundError(f"{alone[0]}: no {what} for it ({len(alone)} such files)")
-    return [(image, labels[stem]) for stem, image in images.items()]

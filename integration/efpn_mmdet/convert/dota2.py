@@ -1,14 +1,15 @@
 """DOTA-v2 images and labelTxt to square tiles with horizontal boxes in COCO json.
 
-A row is ``x1 y1 x2 y2 x3 y3 x4 y4 category difficult`` in pixels, after up to two header lines
-(``imagesource:``, ``gsd:``). Images are cut into tiles of ``tile`` pixels, ``overlap`` pixels apart
-from tile to tile; the last tile of a row or column ends at the image's border, and images smaller
-than a tile are padded with black on the right and below.
+A row is ``x1 y1 x2 y2 x3 y3 x4 y4 category difficult`` in pixels, after header lines such as
+``imagesource:`` and ``gsd:``. Images and labels are found at any depth (``part1``, ``DOTA-v2.0_train``), so the
+folders can be given as they are distributed. Images are cut into tiles of ``tile`` pixels, which overlap by
+``overlap`` pixels; the last tile of a row or column ends at the image's border, and images smaller than a tile
+are padded with black on the right and below. Tiles have the 8 or 16 bits of their image.
 
-A tile keeps an object if at least ``min_part`` of its quadrilateral's area lies in it; the box is
-the horizontal bounding box of the part inside the tile. An object can be in several tiles. Dropped,
-with the count printed: quadrilaterals without area, difficult objects (only if asked), objects that
-no tile keeps. Tiles without objects are kept unless asked otherwise.
+A tile keeps an object if at least ``min_part`` of its quadrilateral's area lies in it, on pixels of the image;
+the box is the horizontal bounding box of that part. An object can be in several tiles. Dropped, with the count
+printed: quadrilaterals without area, difficult objects (only if asked), objects that no tile keeps. Tiles
+without objects are kept unless asked otherwise.
 """
 
 from __future__ import annotations
@@ -29,12 +30,15 @@ import shapely
 from tqdm import tqdm
 
 from ..classes import DOTA2
-from .coco import CocoBuilder, MalformedRow, files_by_stem, new_directory, pairs, write_json
+from .coco import CocoBuilder, new_directory, write_json
+from .command import add_shared_arguments, print_result
+from .dota2_labels import NO_OBJECTS, Objects, parse_labels
+from .files import files_by_stem, pairs
+from .images import read_image
+from .labels import MALFORMED, UNREADABLE, Problems, UnreadableLabels, refuse
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-HEADERS = ("imagesource:", "gsd:")
-COLUMNS = 10
-LABELS = {name: label for label, name in enumerate(DOTA2)}
+HORIZONTAL = "_hbb"
 
 
 @dataclass(frozen=True)
@@ -61,17 +65,6 @@ class Tiling:
         return [*range(0, last, self.tile - self.overlap), last]
 
 
-class Objects(NamedTuple):
-    """The objects of one image: ``quads [n, 4, 2]`` float, ``labels [n]``, ``difficult [n]``."""
-
-    quads: np.ndarray
-    labels: np.ndarray
-    difficult: np.ndarray
-
-    def only(self, chosen: np.ndarray) -> Objects:
-        return Objects(*(column[chosen] for column in self))
-
-
 class Tile(NamedTuple):
     """A written tile: its file, its corner in the image, and its boxes (label, difficult, xywh)."""
 
@@ -88,37 +81,7 @@ class TiledImage:
     tiles: list[Tile] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     noted: Counter[str] = field(default_factory=Counter)
-
-
-def parse_labels(path: Path) -> Objects:
-    """The objects of one labelTxt file.
-
-    Raises:
-        MalformedRow: not eight numbers, a known category and a difficulty.
-    """
-    quads, labels, difficult = [], [], []
-    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not text.strip() or (line <= len(HEADERS) and text.lower().startswith(HEADERS)):
-            continue
-        cells = text.split()
-        if len(cells) != COLUMNS:
-            raise MalformedRow(
-                path, line, f"expected 8 numbers, category and difficulty, got {text!r}"
-            )
-        *corners, category, difficulty = cells
-        if category not in LABELS:
-            raise MalformedRow(path, line, f"category: expected one of DOTA-v2, got {category!r}")
-        try:
-            quads.append(np.array(corners, dtype=float).reshape(4, 2))
-            difficult.append(int(difficulty))
-        except ValueError as error:
-            raise MalformedRow(path, line, f"expected numbers, got {text!r}") from error
-        labels.append(LABELS[category])
-    return Objects(
-        np.array(quads, dtype=float).reshape(-1, 4, 2),
-        np.array(labels, dtype=int),
-        np.array(difficult, dtype=int),
-    )
+    malformed: Problems = field(default_factory=list)
 
 
 def windows(tiling: Tiling, width: int, height: int) -> Iterator[tuple[int, int]]:
@@ -129,9 +92,12 @@ def windows(tiling: Tiling, width: int, height: int) -> Iterator[tuple[int, int]
 
 
 def boxes_inside(
-    quads: np.ndarray, corner: tuple[int, int], tiling: Tiling
+    quads: np.ndarray,
+    corner: tuple[int, int],
+    tiling: Tiling,
+    size: tuple[float, float] = (np.inf, np.inf),
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """What a tile keeps of ``quads [n, 4, 2]``.
+    """What the tile at ``corner`` keeps of ``quads [n, 4, 2]`` in an image of ``size`` (width, height).
 
     Returns:
         The kept indices ``[m]``, their boxes xywh in the tile's pixels ``[m, 4]``, and how many
@@ -139,7 +105,8 @@ def boxes_inside(
     """
     shapes = shapely.convex_hull(shapely.polygons(quads))
     x, y = corner
-    parts = shapely.intersection(shapes, shapely.box(x, y, x + tiling.tile, y + tiling.tile))
+    right, bottom = (min(at + tiling.tile, end) for at, end in zip(corner, size, strict=True))
+    parts = shapely.intersection(shapes, shapely.box(x, y, right, bottom))
     fraction = shapely.area(parts) / shapely.area(shapes)
     kept = np.flatnonzero(fraction >= tiling.min_part)
     bounds = shapely.bounds(parts[kept]) - (x, y, x, y)
@@ -147,17 +114,26 @@ def boxes_inside(
     return kept, boxes, int(((fraction > 0) & (fraction < tiling.min_part)).sum())
 
 
-def tile_image(paths: tuple[Path, Path], folder: Path, tiling: Tiling) -> TiledImage:
+def tile_image(
+    paths: tuple[Path, Path | None], folder: Path, tiling: Tiling, keep_going: bool = False
+) -> TiledImage:
     """Cut one ``(image, labels)`` into tiles under ``folder`` and find their boxes."""
     image_path, label_path = paths
     result = TiledImage(image_path.stem)
-    objects = _usable(parse_labels(label_path), tiling, result.dropped)
-    image = cv2.imread(str(image_path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise OSError(f"{image_path}: cannot be read as an image")
+    try:
+        objects = _objects(label_path, result.malformed if keep_going else None)
+    except UnreadableLabels as problem:
+        refuse(problem, result.malformed if keep_going else None)
+        result.dropped[UNREADABLE] += 1
+        return result
+    if result.malformed:
+        result.dropped[MALFORMED] += len(result.malformed)
+    objects = _usable(objects, tiling, result.dropped)
+    image = read_image(image_path)
+    size = (image.shape[1], image.shape[0])
     in_some_tile = np.zeros(len(objects.labels), dtype=bool)
-    for corner in windows(tiling, image.shape[1], image.shape[0]):
-        kept, boxes, cut = boxes_inside(objects.quads, corner, tiling)
+    for corner in windows(tiling, *size):
+        kept, boxes, cut = boxes_inside(objects.quads, corner, tiling, size)
         in_some_tile[kept] = True
         result.noted["left out of a tile at its border"] += cut
         if tiling.skip_empty and len(kept) == 0:
@@ -169,6 +145,10 @@ def tile_image(paths: tuple[Path, Path], folder: Path, tiling: Tiling) -> TiledI
         result.tiles.append(Tile(name, corner, list(zip(*columns, strict=True))))
     result.dropped["in no tile"] += int((~in_some_tile).sum())
     return result
+
+
+def _objects(path: Path | None, problems: Problems | None) -> Objects:
+    return parse_labels(path, problems) if path else NO_OBJECTS
 
 
 def _usable(objects: Objects, tiling: Tiling, dropped: Counter[str]) -> Objects:
@@ -189,30 +169,52 @@ def _write_tile(image: np.ndarray, corner: tuple[int, int], size: int, path: Pat
 
 
 def convert(
-    images: Path, labels: Path, out: Path, tiling: Tiling | None = None, workers: int = 1
+    images: Path,
+    labels: Path | None,
+    out: Path,
+    tiling: Tiling | None = None,
+    workers: int = 1,
+    keep_going: bool = False,
 ) -> CocoBuilder:
     """Write ``out/images/*.png`` and ``out/annotations.json``; ``out`` must be new or empty.
 
     Nothing is left behind if anything fails, and the result does not depend on ``workers``.
 
+    Args:
+        images, labels: folders, searched at any depth; ``None`` for images without labels.
+        out: folder to write.
+        tiling: how images are cut.
+        workers: processes; each holds one whole image.
+        keep_going: leave malformed rows out, and images whose whole label file cannot be read; the result's
+            ``malformed`` has them all.
+
     Raises:
-        MalformedRow, FileNotFoundError, NotADirectoryError: naming the file, and the line.
+        MalformedRow, FileNotFoundError, NotADirectoryError, ValueError, OSError: naming the file, and the
+            line.
     """
     tiling = tiling or Tiling()
+    builder = CocoBuilder(DOTA2, settings={"source": "DOTA-v2", **asdict(tiling)})
     found = pairs(
         files_by_stem("images", images, IMAGE_SUFFIXES),
-        files_by_stem("labels", labels, (".txt",)),
+        _label_files(labels) if labels else {},
+        lambda path: parse_labels(path, []).labels,
+        builder.noted,
     )
-    builder = CocoBuilder(DOTA2, settings={"source": "DOTA-v2", **asdict(tiling)})
     processes = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
     with new_directory(out) as folder, processes as pool:
         (folder / "images").mkdir()
-        work = partial(tile_image, folder=folder / "images", tiling=tiling)
+        work = partial(tile_image, folder=folder / "images", tiling=tiling, keep_going=keep_going)
         tiled = pool.map(work, found) if workers > 1 else map(work, found)
         for image in tqdm(tiled, total=len(found), desc="DOTA-v2", unit="image"):
             _add_tiles(builder, image, tiling.tile)
         write_json(builder.document(), folder / "annotations.json")
     return builder
+
+
+def _label_files(labels: Path) -> dict[str, Path]:
+    """The oriented labels: DOTA-v2 has horizontal ones of the same names in a folder beside them."""
+    horizontal = [path for path in labels.rglob(f"*{HORIZONTAL}") if path.is_dir()]
+    return files_by_stem("labels", labels, (".txt",), without=horizontal)
 
 
 def _add_tiles(builder: CocoBuilder, image: TiledImage, size: int) -> None:
@@ -223,13 +225,13 @@ def _add_tiles(builder: CocoBuilder, image: TiledImage, size: int) -> None:
             builder.add_box(image_id, label, box, difficult=difficult)
     builder.dropped.update(image.dropped)
     builder.noted.update(image.noted)
+    builder.malformed += image.malformed
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """The options of ``efpn convert dota2``."""
     defaults = Tiling()
-    parser.add_argument("images", type=Path, help="folder of the images")
-    parser.add_argument("labels", type=Path, help="folder of the labelTxt files")
+    add_shared_arguments(parser, "labels")
     parser.add_argument("out", type=Path, help="new folder for the tiles and annotations.json")
     parser.add_argument("--tile", type=int, default=defaults.tile, help="side of a tile in pixels")
     parser.add_argument("--overlap", type=int, default=defaults.overlap, help="in pixels")
@@ -244,8 +246,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes")
 
 
-def main(args: Namespace) -> None:
+def main(args: Namespace) -> int:
     """Convert and print the counts."""
     names = ("tile", "overlap", "min_part", "drop_difficult", "skip_empty")
     tiling = Tiling(**{name: getattr(args, name) for name in names})
-    print(convert(args.images, args.labels, args.out, tiling, args.workers).report())
+    folders = (args.images, args.labels, args.out)
+    return print_result(convert(*folders, tiling, args.workers, args.keep_going))

@@ -3,7 +3,8 @@
 A row is ``x,y,width,height,score,category,truncation,occlusion`` in pixels. Categories 1 to 10 are
 the classes. Dropped, in this order of rules, each with its count printed: category 0 (ignored
 regions), category 11 (others), score 0 (not evaluated by the benchmark), empty boxes, boxes outside
-the image. Boxes that reach beyond the image are cut at its border and counted as notes.
+the image. Boxes that reach beyond the image are cut at its border and counted as notes. Sizes are those of
+the image as it is loaded, turned by its EXIF orientation.
 """
 
 from __future__ import annotations
@@ -12,11 +13,23 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
 from tqdm import tqdm
 
 from ..classes import VISDRONE
-from .coco import CocoBuilder, MalformedRow, files_by_stem, pairs, write_json
+from ..outputs import new_file
+from .coco import CocoBuilder, MalformedRow, write_json
+from .command import add_shared_arguments, print_result
+from .files import files_by_stem, pairs
+from .images import read_image
+from .labels import (
+    MALFORMED,
+    UNREADABLE,
+    Problems,
+    UnreadableLabels,
+    number,
+    numbered_lines,
+    refuse,
+)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 COLUMNS = 8
@@ -32,40 +45,55 @@ CUT = "cut at the image border"
 
 
 class Row(NamedTuple):
-    """One annotated object, in the order of the file."""
+    """One annotated object, in the order of the file; whole numbers in the published files."""
 
-    x: int
-    y: int
-    width: int
-    height: int
+    x: float
+    y: float
+    width: float
+    height: float
     score: int
     category: int
     truncation: int
     occlusion: int
 
 
-def parse_rows(path: Path) -> list[Row]:
-    """The rows of one annotation file; blank lines and a trailing comma are allowed.
+def parse_rows(path: Path, problems: Problems | None = None) -> list[Row]:
+    """The rows of one annotation file.
+
+    Blank lines, a line of names at the top, a trailing comma and a ninth cell are allowed.
+
+    Args:
+        path: the file.
+        problems: takes the malformed rows, which are then left out; ``None``: the first one is raised.
 
     Raises:
-        MalformedRow: not eight integers, or a category outside 0 to 11.
+        MalformedRow: not eight numbers, of which the last four are whole, or a category outside 0 to 11.
+        UnreadableLabels: not UTF-8.
     """
     rows = []
-    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not text.strip():
+    for position, (line, text) in enumerate(numbered_lines(path)):
+        if position == 0 and not any(character.isdigit() for character in text):
             continue
-        cells = text.strip().removesuffix(",").split(",")
         try:
-            values = [int(cell) for cell in cells]
-        except ValueError:
-            values = []
-        if len(values) != COLUMNS:
-            raise MalformedRow(path, line, f"expected {COLUMNS} integers, got {text!r}")
-        row = Row(*values)
-        if not IGNORED_REGION <= row.category <= OTHER:
-            raise MalformedRow(path, line, f"category: expected 0 to 11, got {row.category}")
-        rows.append(row)
+            rows.append(_row(path, line, text))
+        except MalformedRow as problem:
+            refuse(problem, problems)
     return rows
+
+
+def _row(path: Path, line: int, text: str) -> Row:
+    cells = text.removesuffix(",").split(",")
+    try:
+        values = [number(cell) for cell in cells]
+    except ValueError:
+        values = []
+    whole = all(isinstance(value, int) for value in values[4:COLUMNS])
+    if len(values) not in (COLUMNS, COLUMNS + 1) or not whole:
+        raise MalformedRow(path, line, f"expected {COLUMNS} integers, got {text!r}")
+    row = Row(*values[:COLUMNS])
+    if not IGNORED_REGION <= row.category <= OTHER:
+        raise MalformedRow(path, line, f"category: expected 0 to 11, got {row.category}")
+    return row
 
 
 def drop_rule(row: Row, width: int, height: int) -> str | None:
@@ -81,28 +109,51 @@ def drop_rule(row: Row, width: int, height: int) -> str | None:
     return next((rule for rule, drops in zip(DROP_RULES, applies, strict=True) if drops), None)
 
 
-def convert(images: Path, annotations: Path, out: Path) -> CocoBuilder:
-    """Write the boxes of ``annotations/*.txt`` for ``images/*`` to the COCO file ``out``.
+def convert(
+    images: Path, annotations: Path | None, out: Path, keep_going: bool = False
+) -> CocoBuilder:
+    """Write the boxes of ``annotations/**/*.txt`` for ``images/**/*`` to the COCO file ``out``.
 
     File names in the json are relative to ``images``. Nothing is written if anything fails.
 
+    Args:
+        images, annotations: folders; ``None`` for images without annotations.
+        out: COCO json to write.
+        keep_going: leave malformed rows out, and images whose whole file cannot be read; the result's
+            ``malformed`` has them all.
+
     Raises:
-        MalformedRow, FileNotFoundError, NotADirectoryError: naming the file, and the line.
+        MalformedRow, FileNotFoundError, NotADirectoryError, ValueError, OSError: naming the file, and the
+            line.
     """
-    found = pairs(
-        files_by_stem("images", images, IMAGE_SUFFIXES),
-        files_by_stem("annotations", annotations, (".txt",)),
-    )
     builder = CocoBuilder(VISDRONE, settings={"source": "VisDrone2019-DET"})
     builder.dropped.update(dict.fromkeys(DROP_RULES, 0))
+    labels = annotations and files_by_stem("annotations", annotations, (".txt",))
+    found = pairs(
+        files_by_stem("images", images, IMAGE_SUFFIXES), labels or {}, parse_all, builder.noted
+    )
     for image_path, label_path in tqdm(found, desc="VisDrone", unit="image"):
-        with Image.open(image_path) as image:
-            width, height = image.size
-        image_id = builder.add_image(image_path.name, width, height)
-        for row in parse_rows(label_path):
+        problems = builder.malformed if keep_going else None
+        try:
+            rows = parse_rows(label_path, problems) if label_path else []
+        except UnreadableLabels as problem:
+            refuse(problem, problems)
+            builder.dropped[UNREADABLE] += 1
+            continue
+        height, width = read_image(image_path).shape[:2]
+        name = image_path.relative_to(images).as_posix()
+        image_id = builder.add_image(name, width, height)
+        for row in rows:
             _add_row(builder, image_id, row, width, height)
+    if builder.malformed:
+        builder.dropped[MALFORMED] += len(builder.malformed) - builder.dropped[UNREADABLE]
     write_json(builder.document(), out)
     return builder
+
+
+def parse_all(path: Path) -> list[Row]:
+    """The rows that can be read."""
+    return parse_rows(path, [])
 
 
 def _add_row(builder: CocoBuilder, image_id: int, row: Row, width: int, height: int) -> None:
@@ -121,11 +172,11 @@ def _add_row(builder: CocoBuilder, image_id: int, row: Row, width: int, height: 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """The options of ``efpn convert visdrone``."""
-    parser.add_argument("images", type=Path, help="folder of the images")
-    parser.add_argument("annotations", type=Path, help="folder of the txt files")
-    parser.add_argument("out", type=Path, help="COCO json to write")
+    add_shared_arguments(parser, "annotations")
+    parser.add_argument("out", type=Path, help="new COCO json")
 
 
-def main(args: Namespace) -> None:
+def main(args: Namespace) -> int:
     """Convert and print the counts."""
-    print(convert(args.images, args.annotations, args.out).report())
+    out = new_file("out", args.out)
+    return print_result(convert(args.images, args.annotations, out, args.keep_going))

@@ -2,6 +2,5 @@
 
 from .anchors import RFAnchorGenerator
 from .assigner import HierarchicalAssigner
-from .distances import ReceptiveFieldDistance
 
-__all__ = ["HierarchicalAssigner", "RFAnchorGenerator", "ReceptiveFieldDistance"]
+__all__ = ["HierarchicalAssigner", "RFAnchorGenerator"]

@@ -1,4 +1,4 @@
-"""Hierarchical label assignment on receptive field distances (RFLA)."""
+"""Label assignment by rank: RFLA's hierarchical one, and with a single ranking NWD-RKA's."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from .distances import score_by_name
-from .ranking import CHUNK_ELEMENTS, Ranking, rank_anchors, scaled_about_centre
+from efpn_mmdet.similarity.ranking import (
+    CHUNK_ELEMENTS,
+    Ranking,
+    rank_anchors,
+    scaled_about_centre,
+)
+from efpn_mmdet.similarity.scores import build_similarity
 
 
 @TASK_UTILS.register_module()
@@ -21,14 +26,19 @@ class HierarchicalAssigner(BaseAssigner):
        ground truths win ties.
     2. Anchors scaled about their centre by ``ratio`` are ranked again with ``topk[1]``; anchors
        without a positive label take the label of this ranking: positive, background (best score
-       below 0.8) or ignored.
+       below ``background_below``) or ignored.
+
+    NWD-RKA (Xu et al., ISPRS 2022) is the first ranking alone: ``similarity=dict(type="nwd", constant=12.7)``,
+    ``topk=(2, 0)`` for Faster R-CNN and ``(3, 0)`` for Cascade R-CNN and DetectoRS, ``background_below=0.3`` as in
+    its code or 1.0 as in its paper.
 
     Memory is bounded: 5 000 ground truths against 200 000 anchors stay below 2 GB.
 
     Args:
-        distance: "kl", "wasserstein", "exp_kl" or "nwd".
+        similarity: "kl" or another of :mod:`efpn_mmdet.similarity.scores`, with constants as a dict.
         topk: ``(k1, k2)``; ``k2 = 0`` leaves the second ranking out.
         ratio: scale of the anchors in the second ranking.
+        background_below: anchors below it are background, others that no ground truth takes are ignored; 0.8 is RFLA's.
         ignore_iof_thr: anchors covered by an ignored ground truth more than this (intersection over
             the anchor's area) are ignored; negative: no anchor is.
         published_rescale: the published code scales the anchors in place, so that the head's
@@ -41,9 +51,10 @@ class HierarchicalAssigner(BaseAssigner):
 
     def __init__(
         self,
-        distance: str = "kl",
+        similarity: str | dict = "kl",
         topk: tuple[int, int] = (3, 1),
         ratio: float = 0.9,
+        background_below: float = 0.8,
         ignore_iof_thr: float = -1.0,
         published_rescale: bool = False,
         gpu_assign_thr: int = 512,
@@ -53,9 +64,10 @@ class HierarchicalAssigner(BaseAssigner):
             raise ValueError(f"topk: expected (k1 >= 1, k2 >= 0), got {tuple(topk)}")
         if ratio <= 0:
             raise ValueError(f"ratio: expected a positive number, got {ratio}")
-        self.score = score_by_name(distance)
+        self.score = build_similarity(similarity)
         self.topk = tuple(topk)
         self.ratio = ratio
+        self.background_below = background_below
         self.ignore_iof_thr = ignore_iof_thr
         self.published_rescale = published_rescale
         self.gpu_assign_thr = gpu_assign_thr
@@ -80,7 +92,9 @@ class HierarchicalAssigner(BaseAssigner):
         k1, k2 = self.topk
 
         def rank(anchors: Tensor, k: int) -> Ranking:
-            return rank_anchors(gts, anchors, k, self.score, excluded, self.chunk_elements)
+            return rank_anchors(
+                gts, anchors, k, self.score, excluded, self.background_below, self.chunk_elements
+            )
 
         ranking = rank(anchors, k1)
         if k2 > 0:

@@ -1,0 +1,214 @@
+// The operators of the CPU's Winograd convolutions, float32: what is loaded, what becomes of it.
+#include "tensor.h"
+#include "winograd.h"
+
+namespace efpn {
+namespace {
+
+WinogradInput input_of(const Tensor& x) {
+  const Map map(x);
+  WinogradInput in;
+  in.N = map.N, in.C = map.C, in.H = map.H, in.W = map.W;
+  in.channels_last = map.channels_last;
+  in.x = data<float>(x);
+  return in;
+}
+
+WinogradInput masked_input(const Tensor& x, const Buffer& context, const Tensor& mask) {
+  WinogradInput in = input_of(x);
+  in.kind = WinogradInput::masked;
+  in.context = context.get();
+  in.mask = data<float>(mask);
+  in.mask_is_map = mask.size(1) != 1;
+  return in;
+}
+
+WinogradInput relu_gradient(const Tensor& grad_out, const Tensor& out) {
+  WinogradInput in = input_of(grad_out);
+  in.kind = WinogradInput::relu_gradient;
+  in.out = data<float>(out);
+  return in;
+}
+
+WinogradInput gate_gradient(const Tensor& gate, int64_t D, const Buffer& grad_logit,
+                            const Tensor& kept, const Buffer& scale) {
+  WinogradInput in = input_of(gate);
+  in.kind = WinogradInput::gate_gradient;
+  in.C = D;
+  in.grad_logit = grad_logit.get();
+  in.kept = data<uint8_t>(kept);
+  in.scale = scale.get();
+  return in;
+}
+
+WinogradOutput output_like(const Tensor& x, int64_t D) {
+  const Map map(x);
+  WinogradOutput out;
+  out.N = map.N, out.D = D, out.H = map.H, out.W = map.W;
+  out.channels_last = map.channels_last;
+  return out;
+}
+
+// weight [D, C, 3, 3] as a map from C to D channels.
+WinogradWeight weight_of(const Tensor& weight) {
+  return {data<float>(weight), weight.size(1),   weight.size(0),  weight.stride(1),
+          weight.stride(0),    weight.stride(2), weight.stride(3)};
+}
+
+// Its adjoint, from D to C channels: the taps turned round.
+WinogradWeight adjoint_of(const Tensor& weight) {
+  const int64_t y = weight.stride(2), x = weight.stride(3);
+  return {data<float>(weight) + 2 * y + 2 * x,
+          weight.size(0),
+          weight.size(1),
+          weight.stride(0),
+          weight.stride(1),
+          -y,
+          -x};
+}
+
+// A tensor of the weight's shape and strides.
+Tensor empty_weight(const Tensor& weight) {
+  return empty({weight.size(0), weight.size(1), 3, 3}, ScalarType::Float, !weight.is_contiguous());
+}
+
+Buffer context_of(const Tensor& p_low, const std::optional<Tensor>& context) {
+  const std::vector<float> zeros(context ? 0 : p_low.size(0) * p_low.size(1));
+  return pad_to_registers(context ? data<float>(*context) : zeros.data(), p_low.size(0),
+                          p_low.size(1));
+}
+
+// conv3x3 of `grad` with the adjoint weight: a map of the format of `like`.
+Tensor input_gradient(const WinogradInput& grad, const Tensor& weight, const Tensor& like) {
+  const Tensor result = empty_like(like);
+  WinogradOutput out = output_like(like, weight.size(1));
+  out.map = mutable_data<float>(result);
+  winograd_convolve(grad, adjoint_of(weight), out);
+  return result;
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> low_gate_conv(const Tensor& p_low, const Tensor& weight,
+                                         const Tensor& border, const Tensor& gate_weight,
+                                         const Tensor& gate_bias, bool keep) {
+  const WinogradInput in = input_of(p_low);
+  const int64_t D = weight.size(0), pixels = in.N * in.H * in.W;
+  // One bit a lane, in bytes of their own where a register has fewer lanes: the same size, enough
+  // for all, with every instruction set.
+  const int64_t kept_bytes = pixels * ((D + 15) / 16) * 4;
+  const Buffer wide_border = pad_to_registers(data<float>(border), in.N * 9, D);
+  const Buffer wide_weight = pad_to_registers(data<float>(gate_weight), 1, D);
+  const Tensor gate = empty({in.N, 1, in.H, in.W}, ScalarType::Float);
+  const Tensor kept = zeros({keep ? kept_bytes : 0}, ScalarType::Byte);
+  WinogradOutput out = output_like(p_low, D);
+  out.gate = mutable_data<float>(gate);
+  out.border = wide_border.get();
+  out.gate_weight = wide_weight.get();
+  out.gate_bias = *data<float>(gate_bias);
+  if (keep) out.kept = mutable_data<uint8_t>(kept);
+  winograd_convolve(in, weight_of(weight), out);
+  return {gate, kept};
+}
+
+namespace {
+
+// A map A of the hidden channels is not kept, only E[d, p] = grad_logit[p] where A[d, p] > 0, else
+// 0. As A = conv3x3(p_low, weight) + border is linear in weight and border,
+//   grad_gate_weight[d] = sum over p of E A = <weight[d], G[d]> + <border[:, d], S[:, d]>
+// with G the gradient of the weight for dy = E, and S the sums of E over the border classes; and
+//   grad_weight[d] = gate_weight[d] G[d], grad_border[:, d] = gate_weight[d] S[:, d].
+// `grad_weight` and `grad_border` hold G and S on entry.
+Tensor scale_by_gate_weight(const Tensor& weight, const Tensor& border, const Tensor& gate_weight,
+                            const Tensor& grad_weight, const Tensor& grad_border) {
+  const int64_t D = weight.size(0), C = weight.size(1), N = border.size(0);
+  const Tensor grad_gate_weight = empty({D}, ScalarType::Float);
+  const WinogradWeight w = weight_of(weight), g = weight_of(grad_weight);
+  float* const grad = mutable_data<float>(grad_weight);
+  float* const sums = mutable_data<float>(grad_border);
+  parallel(D, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t d = begin; d < end; ++d) {
+      const float scale = data<float>(gate_weight)[d];
+      double total = 0;
+      for (int64_t i = 0; i < 9 * C; ++i) {
+        const int64_t c = i / 9, y = i / 3 % 3, x = i % 3;
+        const int64_t at = d * g.stride_d + c * g.stride_k + y * g.stride_y + x * g.stride_x;
+        total += static_cast<double>(grad[at]) *
+                 w.data[d * w.stride_d + c * w.stride_k + y * w.stride_y + x * w.stride_x];
+        grad[at] *= scale;
+      }
+      for (int64_t i = d; i < N * 9 * D; i += D) {
+        total += static_cast<double>(sums[i]) * data<float>(border)[i];
+        sums[i] *= scale;
+      }
+      mutable_data<float>(grad_gate_weight)[d] = static_cast<float>(total);
+    }
+  });
+  return grad_gate_weight;
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> low_gate_conv_backward(
+    const Tensor& grad_gate, const Tensor& gate, const Tensor& kept, const Tensor& p_low,
+    const Tensor& weight, const Tensor& border, const Tensor& gate_weight) {
+  const int64_t D = weight.size(0), pixels = gate.numel();
+  const Buffer grad_logit = allocate(pixels);
+  double total = 0;
+  for (int64_t p = 0; p < pixels; ++p) {
+    grad_logit.get()[p] = data<float>(grad_gate)[p] * host::gate_slope(data<float>(gate)[p]);
+    total += grad_logit.get()[p];
+  }
+  const Tensor grad_gate_bias = empty({1}, ScalarType::Float);
+  *mutable_data<float>(grad_gate_bias) = static_cast<float>(total);
+
+  const std::vector<float> one(D, 1.0f);
+  const Buffer ones = pad_to_registers(one.data(), 1, D);
+  const Buffer wide_weight = pad_to_registers(data<float>(gate_weight), 1, D);
+  const WinogradInput active = gate_gradient(gate, D, grad_logit, kept, ones);
+  const Tensor grad_weight = empty_weight(weight);
+  const Tensor grad_border = empty({active.N, 3, 3, D}, ScalarType::Float);
+  winograd_weight_gradient(input_of(p_low), active, weight_of(grad_weight),
+                           mutable_data<float>(grad_weight), nullptr);
+  winograd_border_sums(active, mutable_data<float>(grad_border));
+  const Tensor grad_gate_weight =
+      scale_by_gate_weight(weight, border, gate_weight, grad_weight, grad_border);
+  const Tensor grad_p_low =
+      input_gradient(gate_gradient(gate, D, grad_logit, kept, wide_weight), weight, p_low);
+  return {grad_p_low, grad_weight, grad_border, grad_gate_weight, grad_gate_bias};
+}
+
+Tensor refine_conv(const Tensor& p_low, const std::optional<Tensor>& context, const Tensor& mask,
+                   const Tensor& weight, const Tensor& bias) {
+  const int64_t D = weight.size(0);
+  const Buffer wide_context = context_of(p_low, context);
+  const Buffer wide_bias = pad_to_registers(data<float>(bias), 1, D);
+  WinogradOutput out = output_like(p_low, D);
+  const Tensor result = empty({out.N, D, out.H, out.W}, ScalarType::Float, out.channels_last);
+  out.map = mutable_data<float>(result);
+  out.bias = wide_bias.get();
+  winograd_convolve(masked_input(p_low, wide_context, mask), weight_of(weight), out);
+  return result;
+}
+
+std::tuple<Tensor, Tensor, Tensor> refine_conv_backward(const Tensor& grad_out, const Tensor& out,
+                                                        const Tensor& p_low,
+                                                        const std::optional<Tensor>& context,
+                                                        const Tensor& mask, const Tensor& weight) {
+  const Buffer wide_context = context_of(p_low, context);
+  const WinogradInput grad = relu_gradient(grad_out, out);
+  const Tensor grad_weight = empty_weight(weight);
+  const Tensor grad_bias = empty({weight.size(0)}, ScalarType::Float);
+  winograd_weight_gradient(masked_input(p_low, wide_context, mask), grad, weight_of(grad_weight),
+                           mutable_data<float>(grad_weight), mutable_data<float>(grad_bias));
+  return {input_gradient(grad, weight, p_low), grad_weight, grad_bias};
+}
+
+}  // namespace efpn
+
+STABLE_TORCH_LIBRARY_IMPL(efpn, CPU, m) {
+  m.impl("low_gate_conv", TORCH_BOX(&efpn::low_gate_conv));
+  m.impl("low_gate_conv_backward", TORCH_BOX(&efpn::low_gate_conv_backward));
+  m.impl("refine_conv", TORCH_BOX(&efpn::refine_conv));
+  m.impl("refine_conv_backward", TORCH_BOX(&efpn::refine_conv_backward));
+}

@@ -1,0 +1,26 @@
+"""What a composition needs to know of a backend's kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Target:
+    """The kernels of a namespace and how its convolutions are made."""
+
+    namespace: str
+    fuses_convolutions: Callable[[Tensor], bool] = lambda x: False
+    """Whether convolutions of the map are the backend's own, with what stands before and behind them fused."""
+    library_adds_bias: bool = False
+    """Whether the library's convolution adds the bias in its own pass, before it rounds."""
+
+    @property
+    def kernels(self) -> Any:
+        """The kernels, by name."""
+        return getattr(torch.ops, self.namespace)

@@ -1,4 +1,0 @@
-# Table 5: CEM alone.
-_base_ = ["cem_fbsm_aitod.py"]
-
-model = dict(neck=dict(use_fbsm=False))

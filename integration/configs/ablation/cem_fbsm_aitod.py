@@ -1,7 +1,0 @@
-# Table 5: CEM and FBSM, mmdet's L1 loss.
-_base_ = [
-    "../_base_/models/faster_rcnn_rfla_neck.py",
-    "../_base_/datasets/aitod.py",
-    "../_base_/schedules/paper.py",
-    "../_base_/runtime.py",
-]

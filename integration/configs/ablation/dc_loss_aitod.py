@@ -1,7 +1,0 @@
-# Table 5: DCLoss alone.
-_base_ = ["../faster_rcnn/rfla_aitod.py"]
-
-model = dict(
-    rpn_head=dict(loss_bbox=dict(_delete_=True, type="DCLoss")),
-    roi_head=dict(bbox_head=dict(loss_bbox=dict(_delete_=True, type="DCLoss"))),
-)

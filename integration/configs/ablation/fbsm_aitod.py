@@ -1,4 +1,0 @@
-# Table 5: FBSM alone.
-_base_ = ["cem_fbsm_aitod.py"]
-
-model = dict(neck=dict(use_cem=False))

@@ -1,9 +1,0 @@
-# mmdet's default anchors.
-_base_ = [
-    "../_base_/models/detectors.py",
-    "../_base_/datasets/aitodv2.py",
-    "../_base_/schedules/paper.py",
-    "../_base_/runtime.py",
-]
-
-model = dict(rpn_head=dict(anchor_generator=dict(scales=[8])))

@@ -1,6 +1,0 @@
-_base_ = [
-    "../_base_/models/cascade_rcnn_efpn_bs.py",
-    "../_base_/datasets/aitod.py",
-    "../_base_/schedules/paper.py",
-    "../_base_/runtime.py",
-]

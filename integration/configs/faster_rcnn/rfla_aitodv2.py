@@ -1,6 +1,0 @@
-_base_ = [
-    "../_base_/models/faster_rcnn_rfla.py",
-    "../_base_/datasets/aitodv2.py",
-    "../_base_/schedules/paper.py",
-    "../_base_/runtime.py",
-]

@@ -1,8 +1,0 @@
-_base_ = [
-    "../_base_/models/faster_rcnn_rfla.py",
-    "../_base_/datasets/dota2.py",
-    "../_base_/schedules/paper.py",
-    "../_base_/runtime.py",
-]
-
-model = dict(roi_head=dict(bbox_head=dict(num_classes=18)))

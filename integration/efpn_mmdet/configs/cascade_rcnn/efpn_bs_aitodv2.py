@@ -1,0 +1,10 @@
+_base_ = [
+    "../_base_/models/cascade_rcnn_efpn_bs.py",
+    "../_base_/datasets/aitodv2.py",
+    "../_base_/schedules/paper.py",
+    "../_base_/runtime.py",
+]
+
+table_rows = [
+    dict(table="4", row="Cascade R-CNN*", differences="delta bounded to 0.05 and 0.5 in the RPN"),
+]

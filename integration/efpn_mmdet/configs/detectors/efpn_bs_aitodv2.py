@@ -1,0 +1,10 @@
+_base_ = [
+    "../_base_/models/detectors_efpn_bs.py",
+    "../_base_/datasets/aitodv2.py",
+    "../_base_/schedules/paper.py",
+    "../_base_/runtime.py",
+]
+
+table_rows = [
+    dict(table="4", row="DetectoRS*", differences="delta bounded to 0.05 and 0.5 in the RPN"),
+]

@@ -1,0 +1,7 @@
+# DetectoRS with RFLA on AI-TOD-v2.
+_base_ = [
+    "../_base_/models/detectors_rfla.py",
+    "../_base_/datasets/aitodv2.py",
+    "../_base_/schedules/paper.py",
+    "../_base_/runtime.py",
+]

@@ -1,0 +1,142 @@
+"""The C++ kernels of the CPU."""
+
+CPU = "csrc/cpu/"
+
+
+def kernels(names: str) -> tuple[str, ...]:
+    return ("tests/test_kernels.py", "-k", f"cpu and ({names})")
+
+
+WINOGRAD = ("tests/test_winograd.py", "-k", "not lesser")
+POOLED = kernels("pooled_context")
+
+FAULTS = (
+    (
+        CPU + "cem_kernels.h",
+        "const Mask better = (x > value) | ((x.v != x.v) & (value == value));",
+        "const Mask better = (x > value) | (x.v != x.v);",
+        POOLED,
+    ),
+    (
+        CPU + "cem_kernels.h",
+        "const Mask better = (x > value) | ((x.v != x.v) & (value == value));",
+        "const Mask better = x > value;",
+        POOLED,
+    ),
+    (
+        CPU + "cem_kernels.h",
+        "const bool earlier = (value == best || value != value) && position < first;",
+        "const bool earlier = value == best && position < first;",
+        POOLED,
+    ),
+    (
+        CPU + "cem_kernels.h",
+        "for (; p < pixels; ++p) take(static_cast<A>(x[p]), p);",
+        "for (; p + 1 < pixels; ++p) take(static_cast<A>(x[p]), p);",
+        POOLED,
+    ),
+    (
+        CPU + "cem_kernels.h",
+        "context[d] = relu(bias[d] + sum(dot));",
+        "context[d] = bias[d] + sum(dot);",
+        POOLED,
+    ),
+    (
+        CPU + "cem_kernels.h",
+        "if (c < end) step(std::true_type()",
+        "if (c + 1 < end) step(std::true_type()",
+        POOLED,
+    ),
+    (
+        CPU + "cem.cpp",
+        "n = i / blocks, c = i % blocks * kPoolChannels;",
+        "n = i / blocks, c = 0 * kPoolChannels;",
+        POOLED,
+    ),
+    (CPU + "cem.cpp", "bias_total[i % D] += grad_z[i];", "bias_total[i % D] = grad_z[i];", POOLED),
+    (
+        CPU + "dc_loss_kernels.h",
+        "if (a.weight) factor *= load<tail>(a.weight + i, n);",
+        "if (a.weight) factor = load<tail>(a.weight + i, n);",
+        kernels("dc_loss"),
+    ),
+    (
+        CPU + "dc_loss_kernels.h",
+        "total.grad_k += sum(grad_k);",
+        "total.grad_k = sum(grad_k);",
+        kernels("dc_loss"),
+    ),
+    (CPU + "dc_loss_kernels.h", "if (i < last) {", "if (i + 1 < last) {", kernels("dc_loss")),
+    (
+        CPU + "dc_loss.cpp",
+        "scale *= scalar(grad_loss);",
+        "scale = scalar(grad_loss);",
+        kernels("dc_loss_backward"),
+    ),
+    (
+        CPU + "low_gate.cpp",
+        "weight_total[d] += total[(2 * i + 1) * m.C + d];",
+        "weight_total[d] = total[(2 * i + 1) * m.C + d];",
+        kernels("low_gate_backward"),
+    ),
+    (
+        CPU + "low_gate.cpp",
+        "data<S>(weight), bias,           !weight.is_contiguous()};",
+        "data<S>(weight), bias,           false};",
+        kernels("border_bias"),
+    ),
+    (
+        CPU + "refine.cpp",
+        "std::reverse(flipped.begin(), flipped.end());",
+        "",
+        kernels("fuse_backward"),
+    ),
+    (
+        CPU + "refine.cpp",
+        "return mask.size(1) == 1 && mask.scalar_type() == accumulate_type(map.scalar_type());",
+        "return mask.size(1) == 1;",
+        kernels("mask_apply or mask_merge"),
+    ),
+    (
+        CPU + "refine_kernels.h",
+        "if (gated) value = sigmoid(value);",
+        "value = sigmoid(value);",
+        kernels("fuse_backward"),
+    ),
+    (
+        CPU + "refine_kernels.h",
+        "a.grad_logit[p] *= gate_slope(a.mask_gate[p]);",
+        "a.grad_logit[p] *= a.mask_gate[p];",
+        kernels("mask_apply_backward"),
+    ),
+    (
+        CPU + "high_gate.cpp",
+        "total[D + d] += sums[(i * 2 + 1) * kBlock + d - first];",
+        "total[D + d] = sums[(i * 2 + 1) * kBlock + d - first];",
+        kernels("upsampled_gate_backward"),
+    ),
+    (
+        CPU + "product.cpp",
+        "const int64_t row = task / across * block_rows, column = task % across * kBlockColumns;",
+        "const int64_t row = task / across * block_rows, column = 0 * kBlockColumns;",
+        kernels("taps"),
+    ),
+    (
+        CPU + "winograd.cpp",
+        "for (int64_t d = 0; d < dy.C; ++d) bias[d] += bias_sums.get()[i * width + d];",
+        "for (int64_t d = 0; d < dy.C; ++d) bias[d] = bias_sums.get()[i * width + d];",
+        WINOGRAD,
+    ),
+    (
+        CPU + "winograd.cpp",
+        "last = std::min(first + chunk, tiles);",
+        "last = std::min(first + chunk - (first > 0), tiles);",
+        WINOGRAD,
+    ),
+    (
+        CPU + "winograd.cpp",
+        "if (!empty_map) EFPN_CALL(gate_gradient_sums, dy, n, c, classes);",
+        "EFPN_CALL(gate_gradient_sums, dy, 0, c, classes);",
+        WINOGRAD,
+    ),
+)
