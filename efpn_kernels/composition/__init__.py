@@ -5,7 +5,6 @@ The compiled libraries compose theirs in ``csrc/common``, in the same order and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 from torch.library import Library
@@ -16,9 +15,8 @@ from .target import Target
 __all__ = ["Target", "register"]
 
 
-def register(library: Library, target: Target, keys: Sequence[str]) -> None:
-    """Make the composed operators the kernels of ``library`` for the dispatch keys."""
+def register(library: Library, target: Target, key: str) -> None:
+    """Make the composed operators the kernels of ``library`` for the dispatch key."""
     for name, module in (("cem", cem), ("efpn_bs", efpn_bs)):
-        for key in keys:
-            library.impl(name, partial(module.forward, target), key)
-            library.impl(f"{name}_backward", partial(module.backward, target), key)
+        library.impl(name, partial(module.forward, target), key)
+        library.impl(f"{name}_backward", partial(module.backward, target), key)

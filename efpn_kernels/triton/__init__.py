@@ -79,5 +79,6 @@ def register(library: torch.library.Library) -> None:
         library.impl(kernel.__name__, on_device_of_first(kernel), "CUDA")
         if interpreted:
             library.impl(kernel.__name__, kernel, "CPU")
-    keys = ("CUDA", "CPU") if interpreted else ("CUDA",)
-    register_composed(library, Target("efpn_triton"), keys)
+    register_composed(library, Target("efpn_triton"), "CUDA")
+    if interpreted:
+        register_composed(library, Target("efpn_triton", library_adds_bias=True), "CPU")
