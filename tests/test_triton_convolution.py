@@ -44,7 +44,7 @@ def check(actual: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("keep", [False, True])
 def test_low_gate_conv(maker: Maker, shape: tuple[int, ...], keep: bool) -> None:
-    from efpn_kernels.triton import convolution
+    from efpn_kernels.triton import convolution as ours
 
     N, C, D, H, W = shape
     x, weight = maker.map(N, C, H, W), maker.map(D, C, 3, 3) / 24
@@ -53,7 +53,7 @@ def test_low_gate_conv(maker: Maker, shape: tuple[int, ...], keep: bool) -> None
         maker.normal(D) / 4,
         maker.normal(1),
     )
-    gate, kept = convolution.low_gate_conv(x, weight, border, gate_weight, gate_bias, keep)
+    gate, kept = ours.low_gate_conv(x, weight, border, gate_weight, gate_bias, keep)
     exact = convolution(x, weight)
     check(gate, low_gate(exact, border.double(), gate_weight.double(), gate_bias.double())[0])
     if keep:
@@ -64,7 +64,7 @@ def test_low_gate_conv(maker: Maker, shape: tuple[int, ...], keep: bool) -> None
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_refine_conv(maker: Maker, shape: tuple[int, ...]) -> None:
-    from efpn_kernels.triton import convolution
+    from efpn_kernels.triton import convolution as ours
 
     N, C, D, H, W = shape
     p_low, weight, bias = maker.map(N, C, H, W), maker.map(D, C, 3, 3) / 24, maker.normal(D)
@@ -72,5 +72,5 @@ def test_refine_conv(maker: Maker, shape: tuple[int, ...]) -> None:
     # The product is rounded to the dtype of the map, as it is where a pass of its own stores it.
     separated = ((p_low.float() + context[:, :, None, None]) * mask).to(maker.dtype)
     expected = torch.relu(convolution(separated, weight) + bias.double()[:, None, None])
-    check(convolution.refine_conv(p_low, context, mask, weight, bias), expected)
+    check(ours.refine_conv(p_low, context, mask, weight, bias), expected)
     check(convolution.relu_conv(separated, weight, bias), expected)
