@@ -155,18 +155,18 @@ def test_registers_stay_out_of_local_memory(library: tuple[Path, str]) -> None:
 
 # At least so many 16-byte loads and stores. Both memory formats where a kernel has one form for each.
 WIDE = [
-    ("context_add", "map_kernel<true", 4, 4),
-    ("context_add", "map_kernel<false", 4, 4),
-    ("context_add", "channel_sums_kernel", 4, 0),
+    ("cem_context_add", "map_kernel<true", 4, 4),
+    ("cem_context_add", "map_kernel<false", 4, 4),
+    ("cem_context_add", "channel_sums_kernel", 4, 0),
     ("dc_loss", "dc_loss_kernel", 4, 0),
     ("dc_loss", "dc_loss_kernel<true", 4, 2),
-    ("mask_apply_backward", "gate_bwd_last_kernel<{V}", 2, 0),
-    ("mask_apply_backward", "gate_bwd_plane_kernel", 2, 0),
+    ("refine_mask_apply_backward", "gate_bwd_last_kernel<{V}", 2, 0),
+    ("refine_mask_apply_backward", "gate_bwd_plane_kernel", 2, 0),
     ("low_gate", "low_gate_last_kernel", 4, 0),
     ("low_gate", "low_gate_plane_kernel", 1, 0),
     ("low_gate", "LowGateBackward", 2, 1),
-    ("gate_apply", "gate_apply_last_kernel", 4, 4),
-    ("gate_apply", "gate_apply_plane_kernel", 4, 4),
+    ("refine_fuse", "gate_apply_last_kernel", 4, 4),
+    ("refine_fuse", "gate_apply_plane_kernel", 4, 4),
 ]
 ELEMENT = {"float": 4, "__nv_bfloat16": 8, "__half": 8}
 """C++ types, and how many elements 16 bytes hold."""

@@ -6,7 +6,6 @@ place of a map the result must be the contract's.
 
 from __future__ import annotations
 
-import functools
 import platform
 from collections.abc import Callable, Iterator
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 import build_cuda
 from checking.contracts import CONTRACTS
-from checking.emulator import Emulation
+from checking.emulator import emulation
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,11 +34,6 @@ def unpoisoned(poison: None) -> Iterator[None]:
     """Poison would be the first to touch the memory."""
     torch.use_deterministic_algorithms(False)
     yield
-
-
-@functools.cache
-def emulation() -> Emulation:
-    return Emulation()
 
 
 class Large:

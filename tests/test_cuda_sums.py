@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import build_cuda
-from checking.emulator import Emulation
+from checking.emulator import emulation
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,7 +24,7 @@ def test_the_loss_of_many_blocks() -> None:
     elements = 600 * 4096
     pred, target = torch.full((elements,), 2.0), torch.zeros(elements)
     k, delta = torch.tensor(10.0), torch.tensor(0.0)
-    emulation = Emulation()
-    loss, *_ = emulation.kernel("dc_loss")(pred, target, None, k, delta, 0, True, 1.0, False)
-    assert not emulation.problem()
+    emulated = emulation()
+    loss, *_ = emulated.kernel("dc_loss")(pred, target, None, k, delta, 0, True, 1.0, False)
+    assert not emulated.problem()
     assert loss.item() == pytest.approx(4.0 * elements, rel=1e-4)
