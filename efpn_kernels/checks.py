@@ -194,24 +194,40 @@ def _number(value: object) -> bool:
     return isinstance(value, (int, float, numbers.Real))
 
 
-def average_factor(x: object, pred: Tensor) -> None:
-    """``avg_factor``: a number, or a tensor of one that can divide what is on the device of ``pred``."""
-    if not isinstance(x, Tensor):
-        # Symbolic ones come with torch.export.
-        if not (_number(x) or isinstance(x, (torch.SymInt, torch.SymFloat))):
-            raise TypeError(
-                f"avg_factor: expected a number or a tensor of one element, got {type(x).__name__}"
+def loss_options(
+    pred: object, weight: object, reduction: str, avg_factor: object, loss_weight: object
+) -> None:
+    """The arguments of ``dc_loss`` that its operator does not have, and a weight without gradient."""
+    choice("reduction", reduction, REDUCTIONS)
+    real("loss_weight", loss_weight)
+    if weight is not None:
+        tensor("weight", weight)
+        if weight.requires_grad:
+            raise ValueError(
+                "weight: expected requires_grad=False, it is not differentiable; got True"
             )
+    if avg_factor is None:
         return
-    if x.numel() != 1:
-        raise ValueError(f"avg_factor: expected one element, got shape {tuple(x.shape)}")
-    if x.is_complex():
-        raise TypeError(f"avg_factor: expected a real number, got dtype {x.dtype}")
-    if x.device != pred.device and not (x.device.type == "cpu" and x.dim() == 0):
+    if not isinstance(avg_factor, Tensor):
+        # Symbolic ones come with torch.export.
+        if not (_number(avg_factor) or isinstance(avg_factor, (torch.SymInt, torch.SymFloat))):
+            raise TypeError(
+                "avg_factor: expected a number or a tensor of one element, "
+                f"got {type(avg_factor).__name__}"
+            )
+    elif avg_factor.numel() != 1:
+        raise ValueError(f"avg_factor: expected one element, got shape {tuple(avg_factor.shape)}")
+    elif avg_factor.is_complex():
+        raise TypeError(f"avg_factor: expected a real number, got dtype {avg_factor.dtype}")
+    elif isinstance(pred, Tensor) and not (
+        avg_factor.device == pred.device or (avg_factor.is_cpu and avg_factor.dim() == 0)
+    ):
         raise ValueError(
             f"avg_factor: expected the device of pred ({pred.device}), or a tensor of no dimension "
-            f"on the CPU, got {x.device}"
+            f"on the CPU, got {avg_factor.device}"
         )
+    if reduction != "mean":
+        raise ValueError(f"avg_factor: expected reduction 'mean', got reduction {reduction!r}")
 
 
 def loss(
@@ -221,11 +237,8 @@ def loss(
     delta: Tensor,
     weight: Tensor | None,
     form: str,
-    reduction: str,
-    avg_factor: float | Tensor | None,
-    factor: float | Tensor,
 ) -> None:
-    """The arguments of ``dc_loss``; ``factor`` is ``loss_weight``."""
+    """The other arguments of ``dc_loss``."""
     tensor("pred", pred)
     tensor("target", target)
     _shape("target", target, tuple(pred.shape))
@@ -233,14 +246,9 @@ def loss(
     scalar_parameter("k", k, pred)
     scalar_parameter("delta", delta, pred)
     if weight is not None:
-        loss_weight(pred, weight)
+        same_kind("weight", weight, "pred", pred, with_dtype=False)
+        _broadcastable(weight, pred)
     choice("form", form, FORMS)
-    choice("reduction", reduction, REDUCTIONS)
-    if avg_factor is not None:
-        average_factor(avg_factor, pred)
-        if reduction != "mean":
-            raise ValueError(f"avg_factor: expected reduction 'mean', got reduction {reduction!r}")
-    real("loss_weight", factor)
     elements = {"pred": pred, "target": target, "weight": weight}
     keepable(elements, (pred, target, k, delta))
 
@@ -259,10 +267,7 @@ def keepable(tensors: dict[str, Tensor | None], differentiable: Iterable[Tensor 
             )
 
 
-def loss_weight(pred: Tensor, weight: Tensor) -> None:
-    """Elementwise weights: broadcastable to ``pred``, without gradient."""
-    tensor("weight", weight)
-    same_kind("weight", weight, "pred", pred, with_dtype=False)
+def _broadcastable(weight: Tensor, pred: Tensor) -> None:
     try:
         fits = torch.broadcast_shapes(weight.shape, pred.shape) == pred.shape
     except RuntimeError:
@@ -272,8 +277,6 @@ def loss_weight(pred: Tensor, weight: Tensor) -> None:
             f"weight: expected a shape that broadcasts to pred's {tuple(pred.shape)}, "
             f"got {tuple(weight.shape)}"
         )
-    if weight.requires_grad:
-        raise ValueError("weight: expected requires_grad=False, it is not differentiable; got True")
 
 
 def choice(name: str, value: object, choices: tuple[str, ...]) -> None:

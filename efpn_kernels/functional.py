@@ -227,14 +227,44 @@ def dc_loss(
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`cem`.
     """
-    checks.loss(pred, target, k, delta, weight, form, reduction, avg_factor, loss_weight)
-    if isinstance(loss_weight, Tensor):
-        loss = dc_loss(pred, target, k, delta, weight, form, reduction, avg_factor)
-        return (loss * loss_weight.reshape(())).to(loss.dtype)
-    backend = backends.select("dc_loss", pred)
-    if backend == "reference":
-        loss = reference.dc_loss(pred, target, k, delta, weight, form, reduction, avg_factor)
-        return loss_weight * loss
+
+    def check() -> None:
+        checks.loss(pred, target, k, delta, weight, form)
+
+    # What no operator sees; the rest it checks itself, and `check` finds better words.
+    checks.loss_options(pred, weight, reduction, avg_factor, loss_weight)
+    if torch.compiler.is_compiling():
+        check()
+    try:
+        if isinstance(loss_weight, Tensor):
+            loss = dc_loss(pred, target, k, delta, weight, form, reduction, avg_factor)
+            return (loss * loss_weight.reshape(())).to(loss.dtype)
+        backend = backends.select("dc_loss", pred)
+        if backend != "reference":
+            namespace = backends.DESCRIPTORS[backend].namespace
+            return _fused_loss(
+                namespace, pred, target, k, delta, weight, form, reduction, avg_factor, loss_weight
+            )
+    except Exception:
+        check()
+        raise
+    check()
+    loss = reference.dc_loss(pred, target, k, delta, weight, form, reduction, avg_factor)
+    return loss_weight * loss
+
+
+def _fused_loss(
+    namespace: str,
+    pred: Tensor,
+    target: Tensor,
+    k: Tensor,
+    delta: Tensor,
+    weight: Tensor | None,
+    form: str,
+    reduction: str,
+    avg_factor: float | Tensor | None,
+    loss_weight: float,
+) -> Tensor:
     pred, target, weight = _one_loss_dtype(pred, target, weight)
     scale = float(loss_weight)
     divisor = None
@@ -245,7 +275,7 @@ def dc_loss(
         if isinstance(divisor, numbers.Real) and not torch.compiler.is_compiling() and divisor != 0:
             scale, divisor = scale / divisor, None
     loss = dc_loss_operator.dc_loss(
-        backends.DESCRIPTORS[backend].namespace,
+        namespace,
         pred,
         target,
         weight if weight is None else weight.expand_as(pred),
@@ -261,15 +291,18 @@ def dc_loss(
     return loss if loss.dtype == pred.dtype else loss.to(pred.dtype)
 
 
-def _one_loss_dtype(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+def _one_loss_dtype(
+    pred: Tensor, target: Tensor, weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Loss arguments in the widest of their dtypes; under autocast in float32, as PyTorch's losses."""
-    pred, target, weight = tensors
     dtype = pred.dtype
-    if torch.is_autocast_enabled(pred.device.type):
+    autocast = torch.is_autocast_enabled(pred.device.type)
+    if not autocast and target.dtype is dtype and (weight is None or weight.dtype is dtype):
+        return pred, target, weight
+    if autocast:
         dtype = torch.promote_types(dtype, torch.float32)
-    for x in (target, weight):
-        if x is not None and x.dtype != dtype:
+    for name, x in (("target", target), ("weight", weight)):
+        if x is not None:
+            checks.tensor(name, x)
             dtype = torch.promote_types(dtype, x.dtype)
-    if dtype is pred.dtype is target.dtype and (weight is None or weight.dtype is dtype):
-        return tensors
-    return tuple(x if x is None else x.to(dtype) for x in tensors)
+    return pred.to(dtype), target.to(dtype), weight if weight is None else weight.to(dtype)

@@ -247,7 +247,9 @@ def test_auto_never_falls_back_silently(monkeypatch: pytest.MonkeyPatch) -> None
     missing = backends._libraries.SharedLibrary("cpu", "the extension was not built")
     monkeypatch.setattr(backends._libraries, "CPU", missing)
     monkeypatch.setattr(backends, "_warned", set())
-    monkeypatch.setattr(backends, "_find_able", backends._find_able.__wrapped__)  # remembers what is here
+    monkeypatch.setattr(
+        backends, "_find_able", backends._find_able.__wrapped__
+    )  # remembers what is here
     problem = block_problem("cem", case("x2"))
     with pytest.warns(UserWarning, match="the extension was not built.*doctor"):
         ours = problem.fused()

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "device.h"
+
 EFPN_NAMESPACE_BEGIN
 
 // Checks the arguments of one call against its first map.
@@ -16,8 +18,6 @@ class Arguments {
   Arguments(const char* op, const char* name, const Tensor& first)
       : op_(op), first_name_(name), first_(first), type_(first.scalar_type()) {
     dims(name, first);
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(first.get(), &device_type_));
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(first.get(), &device_index_));
     STD_TORCH_CHECK(type_ == ScalarType::Float || type_ == ScalarType::Double ||
                         type_ == ScalarType::BFloat16 || type_ == ScalarType::Half,
                     op_, ": ", name, ": expected float16, bfloat16, float32 or float64");
@@ -62,11 +62,8 @@ class Arguments {
   }
 
   void alike(const char* name, const Tensor& x) const {
-    int32_t device_type, device_index;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.get(), &device_type));
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(x.get(), &device_index));
-    STD_TORCH_CHECK(device_type == device_type_ && device_index == device_index_, op_, ": ", name,
-                    ": expected the device of ", first_name_);
+    STD_TORCH_CHECK(same_device(x, first_), op_, ": ", name, ": expected the device of ",
+                    first_name_);
     STD_TORCH_CHECK(x.scalar_type() == type_, op_, ": ", name, ": expected the dtype of ",
                     first_name_);
   }
@@ -74,7 +71,6 @@ class Arguments {
   const char *op_, *first_name_;
   const Tensor& first_;
   ScalarType type_;
-  int32_t device_type_, device_index_;
 };
 
 EFPN_NAMESPACE_END

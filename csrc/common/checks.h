@@ -6,12 +6,20 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include "device.h"
+
 namespace efpn {
 
 // DCLoss has no composed operator around it: whoever calls it in the dispatcher comes to the kernel
 // unchecked, and what is read as another type or size than it has is read beyond its end.
+inline void on_device_of_pred(const char* name, const torch::stable::Tensor& x,
+                              const torch::stable::Tensor& pred) {
+  STD_TORCH_CHECK(same_device(x, pred), "dc_loss: ", name, ": expected the device of pred");
+}
+
 inline void like_pred(const char* name, const torch::stable::Tensor& x,
                       const torch::stable::Tensor& pred) {
+  on_device_of_pred(name, x, pred);
   STD_TORCH_CHECK(x.scalar_type() == pred.scalar_type(), "dc_loss: ", name,
                   ": expected the dtype of pred, got another; convert one of them");
   STD_TORCH_CHECK(x.sizes() == pred.sizes(), "dc_loss: ", name,
@@ -19,7 +27,9 @@ inline void like_pred(const char* name, const torch::stable::Tensor& x,
                   " elements, got another, with ", x.numel(), "; expand it");
 }
 
-inline void one_element(const char* name, const torch::stable::Tensor& x) {
+inline void scalar_parameter(const char* name, const torch::stable::Tensor& x,
+                             const torch::stable::Tensor& pred) {
+  on_device_of_pred(name, x, pred);
   STD_TORCH_CHECK(x.numel() == 1, "dc_loss: ", name, ": expected one element, got ", x.numel());
 }
 

@@ -122,7 +122,7 @@ inline Tensors block_backward(const Block& b, const Tensor& grad_out, const Tens
 
   const auto [grad_x, grad_refine_weight, grad_refine_bias] =
       refine_gradients(in_format(grad_out, b.channels_last), in_format(out, b.channels_last),
-                      b.p_low, context, mask, b.refine.weight, b.channels_last);
+                       b.p_low, context, mask, b.refine.weight, b.channels_last);
   const auto [grad_logit, grad_context] = mask_apply_backward(grad_x, b.p_low, context, mask);
   const auto [grad_gate, grad_fuse_weight, grad_fuse_bias] =
       fuse_gradients(grad_logit, m_high, low.gate, b.fuse.weight, b.channels_last);

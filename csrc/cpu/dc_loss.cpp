@@ -80,8 +80,8 @@ void normalise(Tensor& pred, Tensor& target, std::optional<Tensor>& weight, cons
                const Tensor& delta, int64_t form) {
   like_pred("target", target, pred);
   if (weight) like_pred("weight", *weight, pred);
-  one_element("k", k);
-  one_element("delta", delta);
+  scalar_parameter("k", k, pred);
+  scalar_parameter("delta", delta, pred);
   known_form(form);
   pred = dense(pred);
   target = dense(target);
@@ -132,6 +132,7 @@ std::tuple<Tensor, Tensor, Tensor> dc_loss_backward(Tensor grad_loss, Tensor pre
   normalise(pred, target, weight, k, delta, form);
   const bool of_sum = grad_loss.dim() == 0;
   if (of_sum) {
+    on_device_of_pred("grad_loss", grad_loss, pred);
     scale *= scalar(grad_loss);
   } else {
     like_pred("grad_loss", grad_loss, pred);

@@ -203,8 +203,8 @@ struct Arguments {
       : k(k_), delta(delta_), sign(dc_loss_sign(static_cast<DCLossForm>(form))) {
     like_pred("target", target_, pred_);
     if (weight_) like_pred("weight", *weight_, pred_);
-    one_element("k", k_);
-    one_element("delta", delta_);
+    scalar_parameter("k", k_, pred_);
+    scalar_parameter("delta", delta_, pred_);
     known_form(form);
     pred = dense(pred_);
     target = dense(target_);
@@ -227,8 +227,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dc_loss(const Tensor& pred, const Ten
                                                    const Tensor& k, const Tensor& delta,
                                                    int64_t form, bool reduce, double scale,
                                                    bool with_grad) {
-  const Stream stream(pred);
   const Arguments in(pred, target, weight, k, delta, form);
+  const Stream stream(pred);
   const ScalarType type = pred.scalar_type(), acc = accumulate_type(type);
   const bool gradients = reduce && with_grad;
   Tensor loss = reduce ? stream.empty({}, acc) : stream.empty_contiguous_like(pred);
@@ -256,10 +256,10 @@ std::tuple<Tensor, Tensor, Tensor> dc_loss_backward(const Tensor& grad_loss, con
                                                     const std::optional<Tensor>& weight,
                                                     const Tensor& k, const Tensor& delta,
                                                     int64_t form, double scale) {
-  const Stream stream(pred);
   const Arguments in(pred, target, weight, k, delta, form);
+  const Stream stream(pred);
   const bool of_sum = grad_loss.dim() == 0;
-  if (!of_sum) like_pred("grad_loss", grad_loss, pred);
+  of_sum ? on_device_of_pred("grad_loss", grad_loss, pred) : like_pred("grad_loss", grad_loss, pred);
   const Tensor grads = dense(grad_loss);
   const ScalarType acc = accumulate_type(pred.scalar_type());
   Tensor grad_pred = stream.empty_contiguous_like(pred);

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import is_fake
 
 from . import autograd, registration
 from .autograd import WAY_OUT
@@ -58,12 +57,14 @@ def _fake_backward(grad_loss: Tensor, pred: Tensor, *_: Any) -> tuple[Tensor, Te
 
 
 def _is_one(x: Tensor) -> bool:
-    """Whether a gradient is 1, where that is known without waiting for a GPU: a loss is mostly the root."""
-    return x.device.type == "cpu" and not is_fake(x) and x.item() == 1
+    """Whether a gradient is 1, where that is known without waiting for a GPU: a loss is mostly the root.
+
+    A subclass, as a fake tensor is one, may not know its value.
+    """
+    return type(x) is Tensor and x.is_cpu and x.item() == 1
 
 
-def _like(grad: Tensor, like: tuple[torch.Size, torch.dtype]) -> Tensor:
-    shape, dtype = like
+def _like(grad: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     return grad if grad.dtype == dtype and grad.shape == shape else grad.to(dtype).reshape(shape)
 
 
@@ -85,11 +86,10 @@ class _DCLoss(torch.autograd.Function):
         else:  # not past autocast, which casts here
             with torch._C._AutoDispatchBelowAutograd():
                 loss, *gradients = operation(*arguments)
-        _, _, _, k, delta, form, reduce, scale, with_grad = arguments
+        _, _, _, k, delta, form, reduce, scale, _ = arguments
         ctx.set_materialize_grads(False)
-        ctx.namespace, ctx.form, ctx.scale = namespace, form, scale
-        ctx.reduce, ctx.with_grad = reduce, with_grad
-        ctx.k_like, ctx.delta_like = (k.shape, k.dtype), (delta.shape, delta.dtype)
+        ctx.options = namespace, form, reduce, scale
+        ctx.like = k.shape, k.dtype, delta.shape, delta.dtype
         if compiling and reduce:
             ctx.save_for_backward(*gradients)
         else:
@@ -110,7 +110,11 @@ class _DCLoss(torch.autograd.Function):
             gradients = _first(ctx, grad_loss) or _computed(ctx, grad_loss)
         grad_pred, grad_k, grad_delta = gradients
         grad_target = -grad_pred if ctx.needs_input_grad[2] else None
-        grad_k, grad_delta = _like(grad_k, ctx.k_like), _like(grad_delta, ctx.delta_like)
+        k_shape, k_dtype, delta_shape, delta_dtype = ctx.like
+        grad_k, grad_delta = (
+            _like(grad_k, k_shape, k_dtype),
+            _like(grad_delta, delta_shape, delta_dtype),
+        )
         return None, grad_pred, grad_target, None, grad_k, grad_delta, None, None, None, None
 
 
@@ -125,16 +129,18 @@ def _first(ctx: Any, grad_loss: Tensor) -> list[Tensor] | None:
 
 
 def _computed(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, ...]:
-    backward = getattr(torch.ops, ctx.namespace).dc_loss_backward.default
+    namespace, form, _, scale = ctx.options
+    backward = getattr(torch.ops, namespace).dc_loss_backward.default
     with torch._C._AutoDispatchBelowAutograd():
-        return backward(grad_loss, *ctx.saved_tensors, ctx.form, ctx.scale)
+        return backward(grad_loss, *ctx.saved_tensors, form, scale)
 
 
 def _compiled(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, ...]:
-    if ctx.reduce:
+    namespace, form, reduce, scale = ctx.options
+    if reduce:
         return tuple((g.to(grad_loss.dtype) * grad_loss).to(g.dtype) for g in ctx.saved_tensors)
-    backward = getattr(torch.ops, ctx.namespace).dc_loss_backward.default
-    return backward(grad_loss, *ctx.saved_tensors, ctx.form, ctx.scale)
+    backward = getattr(torch.ops, namespace).dc_loss_backward.default
+    return backward(grad_loss, *ctx.saved_tensors, form, scale)
 
 
 def dc_loss(namespace: str, *arguments: Any) -> Tensor:
@@ -174,9 +180,8 @@ def _differentiable(namespace: str) -> None:
 
 def register(namespace: str) -> None:
     """Attach fake, gradient and autocast to the kernels of DCLoss in ``namespace``."""
-    library = LIBRARIES[namespace]
-    torch.library.register_fake(f"{namespace}::dc_loss", _fake, lib=library)
-    torch.library.register_fake(f"{namespace}::dc_loss_backward", _fake_backward, lib=library)
+    registration.register_fake(namespace, "dc_loss", _fake)
+    registration.register_fake(namespace, "dc_loss_backward", _fake_backward)
     _differentiable(namespace)
     registration.refuse_gradients(namespace, "dc_loss_backward")
     # Losses run in float32, as PyTorch's own do; k and delta are scalars of their own dtype.

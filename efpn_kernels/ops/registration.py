@@ -21,7 +21,25 @@ def define(namespace: str, name: str, schema: str, fake: Callable[..., Any]) -> 
     """Define ``namespace::name``, whose kernels the backends register."""
     library = LIBRARIES[namespace]
     library.define(name + schema)
-    torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
+    register_fake(namespace, name, fake)
+
+
+def register_fake(namespace: str, name: str, fake: Callable[..., Any]) -> None:
+    """Attach ``fake``, which a single tensor on "meta" calls too: all must be on one device, as for the kernels."""
+    arguments = getattr(getattr(torch.ops, namespace), name).default._schema.arguments
+
+    def checked(*args: Any) -> Any:
+        first = args[0].device
+        for argument, value in zip(arguments, args, strict=False):
+            for x in value if isinstance(value, list) else (value,):
+                if isinstance(x, Tensor) and x.device != first:
+                    raise ValueError(
+                        f"{name}: {argument.name}: expected the device of {arguments[0].name} "
+                        f"({first}), got {x.device}"
+                    )
+        return fake(*args)
+
+    torch.library.register_fake(f"{namespace}::{name}", checked, lib=LIBRARIES[namespace])
 
 
 def refuse_gradients(namespace: str, name: str) -> None:

@@ -215,8 +215,17 @@ def new_gradients(pred: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(pred), pred.new_empty((), dtype=dtype), pred.new_empty((), dtype=dtype)
 
 
+def on_device_of_pred(name: str, x: Tensor, pred: Tensor) -> None:
+    """Raise unless ``x`` is where ``pred`` is."""
+    if x.device != pred.device:
+        raise ValueError(
+            f"dc_loss: {name}: expected the device of pred ({pred.device}), got {x.device}"
+        )
+
+
 def like_pred(name: str, x: Tensor, pred: Tensor) -> None:
-    """Raise unless ``x`` has the dtype and the shape of ``pred``."""
+    """Raise unless ``x`` has the device, the dtype and the shape of ``pred``."""
+    on_device_of_pred(name, x, pred)
     if x.dtype != pred.dtype:
         raise TypeError(
             f"dc_loss: {name}: expected the dtype of pred ({pred.dtype}), got {x.dtype}"
@@ -234,6 +243,7 @@ def normalised(
     if weight is not None:
         like_pred("weight", weight, pred)
     for name, x in (("k", k), ("delta", delta)):
+        on_device_of_pred(name, x, pred)
         if x.numel() != 1:
             raise ValueError(f"dc_loss: {name}: expected one element, got shape {tuple(x.shape)}")
     if form not in (0, 1):
@@ -295,6 +305,8 @@ def dc_loss_backward(
     if grad_loss.dim():
         like_pred("grad_loss", grad_loss, pred)
         grad_loss = grad_loss.contiguous()
+    else:
+        on_device_of_pred("grad_loss", grad_loss, pred)
     gradients = new_gradients(pred)
     launch_dc_loss(
         grad_loss,
