@@ -160,8 +160,9 @@ def why_unsupported(name: str, device: torch.device, dtype: torch.dtype) -> str 
 
 def _order(operator: str, x: Tensor) -> tuple[str, ...]:
     """What ``auto`` tries for an operator of ``x``, its first tensor."""
+    device_type = x.device.type
     for order in AUTO_ORDER:
-        if order.device_type != x.device.type or operator not in order.operators:
+        if order.device_type != device_type or operator not in order.operators:
             continue
         if order.below is None or x.numel() < order.below:
             return (*order.backends, "reference")

@@ -5,7 +5,6 @@ Every function has a plain PyTorch twin of the same name and arguments in :mod:`
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable
 
 import torch
@@ -272,7 +271,7 @@ def _fused_loss(
         divisor = max(pred.numel(), 1) if avg_factor is None else avg_factor
         # A tensor stays on its device, since reading it would wait for the GPU; a compiled graph
         # would be specialised to a number inside of the operator's scale; Python does not divide by 0.
-        if isinstance(divisor, numbers.Real) and not torch.compiler.is_compiling() and divisor != 0:
+        if not (isinstance(divisor, Tensor) or torch.compiler.is_compiling() or divisor == 0):
             scale, divisor = scale / divisor, None
     loss = dc_loss_operator.dc_loss(
         namespace,
@@ -296,7 +295,7 @@ def _one_loss_dtype(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Loss arguments in the widest of their dtypes; under autocast in float32, as PyTorch's losses."""
     dtype = pred.dtype
-    autocast = torch.is_autocast_enabled(pred.device.type)
+    autocast = torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(pred.device.type)
     if not autocast and target.dtype is dtype and (weight is None or weight.dtype is dtype):
         return pred, target, weight
     if autocast:

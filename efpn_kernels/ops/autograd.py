@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType
+from torch._C._functorch import TransformType, is_batchedtensor, is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
 from .kernels import LIBRARIES, accumulate_dtype
@@ -152,8 +152,7 @@ def refuse_batched(operator: str, grad_out: Tensor) -> None:
     """Raise for a gradient that is a batch of them (``is_grads_batched``, ``jacobian(vectorize=True)``)."""
     if torch.compiler.is_compiling():
         return
-    functorch = torch._C._functorch
-    if functorch.is_legacy_batchedtensor(grad_out) or functorch.is_batchedtensor(grad_out):
+    if is_legacy_batchedtensor(grad_out) or is_batchedtensor(grad_out):
         raise RuntimeError(f"{operator}: batched gradients are not supported; {WAY_OUT}")
 
 

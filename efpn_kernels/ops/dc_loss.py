@@ -149,8 +149,9 @@ def dc_loss(namespace: str, *arguments: Any) -> Tensor:
     The last argument, ``with_grad``, says whether it will be differentiated.
     """
     autograd.refuse_transforms("dc_loss", arguments[:5])
-    if torch.compiler.is_exporting():  # the operator alone, for inference
-        return getattr(torch.ops, namespace).dc_loss.default(*arguments[:-1], False)[0]
+    if torch.compiler.is_exporting() or not arguments[-1]:  # the operator alone, for inference
+        op = getattr(torch.ops, namespace).dc_loss.default
+        return autograd.run(op, *arguments[:-1], False)[0]
     return _DCLoss.apply(namespace, *arguments)
 
 
