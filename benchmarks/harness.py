@@ -11,7 +11,7 @@ from torch import Tensor
 
 import efpn_kernels
 
-from .accuracy import BASELINE_SLACK, SLACK, judge, max_error, oracle, run
+from .accuracy import BASELINE_SLACK, SLACK, Errors, judge, run
 from .baselines import Candidate, Entrant, Inputs, build, entrants
 from .contestant import Check, Contestant, NotTimed, omission, reason_of, rows_of
 from .memory import keep_freed_memory, measure_memory
@@ -93,7 +93,7 @@ class Harness:
     def _enter(self, workload: Workload | None) -> None:
         self._workload = workload
         self._candidates: dict[Entrant, Candidate] = {}
-        self._oracles: dict[str, Inputs] = {}
+        self._errors = Errors(workload, self.device) if workload else None
         self._checks: dict[tuple[Entrant, str], Check] = {}
         torch.compiler.reset()
         self._release()
@@ -141,7 +141,7 @@ class Harness:
                 self._checks[key] = self._check(candidate, group, inputs)
         check = self._checks[key]
         if check.error is not None:
-            slack = SLACK if candidate.entrant.variant == OURS else BASELINE_SLACK
+            slack = slack_of(candidate)
             verdict = judge(check.error, check.eager_error, group.workload, slack)
             if not verdict.passed:
                 raise NotTimed(verdict.reason)
@@ -160,8 +160,9 @@ class Harness:
             results = run(candidate.module, inputs, candidate.parameters, direction)
             synchronize(self.device)
             first_call = time.perf_counter() - start
-            error = max_error(results, self._oracle(direction))
-            eager_error = self._eager_error(candidate, direction, error)
+            error, eager_error = self._errors.compare(
+                candidate, self._eager(candidate, direction), direction, slack_of(candidate)
+            )
             if variant == OURS:
                 ran_on = efpn_kernels.explain(*inputs).backend
                 again = run(candidate.module, inputs, candidate.parameters, direction)
@@ -181,19 +182,13 @@ class Harness:
             warm_call = min(estimate(step, self.device) for _ in range(3))
         return Check(first_call, warm_call, error, eager_error, repeatable, memory, ran_on)
 
-    def _oracle(self, direction: str) -> Inputs:
-        if direction not in self._oracles:
-            self._oracles[direction] = oracle(self._workload, self.device, direction)
-        return self._oracles[direction]
-
-    def _eager_error(self, candidate: Candidate, direction: str, error: float) -> float:
+    def _eager(self, candidate: Candidate, direction: str) -> Candidate:
         eager = Entrant(EAGER, candidate.entrant.memory_format)
         if candidate.entrant == eager:
-            return error
-        check = self._checks.get((eager, direction))
-        if check is None:
+            return candidate
+        if (eager, direction) not in self._checks:
             raise NotTimed("not timed: eager, whose error is the measure, was not checked")
-        return check.error
+        return self._candidates[eager]
 
     def _ready(
         self, candidate: Candidate, check: Check, group: Group, sets: list[Inputs]
@@ -243,6 +238,11 @@ class Harness:
         if poisoned(self.device):
             self.omissions += omissions
             raise DeviceLost(f"{entrant}: {omissions[-1].reason}") from error
+
+
+def slack_of(candidate: Candidate) -> float:
+    """How many times eager's error a candidate may have."""
+    return SLACK if candidate.entrant.variant == OURS else BASELINE_SLACK
 
 
 def _same_bits(first: Tensor, second: Tensor) -> bool:

@@ -66,7 +66,7 @@ DOTA = from_image("DOTA 1024x1024", 1024, 1024)
 DATA_SETS = {"aitod": AITOD, "visdrone": VISDRONE, "dota": DOTA}
 CALL = NeckShape("one call", 1, 8, 8, 2, 2, channels=8, hidden=8)
 """So small that a call's own cost is all of its time: Python, dispatch, autograd, launches."""
-SMOKE = NeckShape("smoke", 1, 32, 24, 4, 3, channels=16, hidden=16)
+SMOKE = NeckShape("smoke", 1, 24, 20, 3, 5, channels=16, hidden=16)
 
 # A two-stage head has some thousand elements, a dense head up to ten million.
 LOSS_GOAL_SIZES = (2_048, 10_000_000)

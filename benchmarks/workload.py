@@ -14,6 +14,9 @@ from efpn_kernels import reference
 
 from .records import GroupKey
 
+DRAWS = 16
+"""Of a workload's inputs, before an error counts as more than bad luck."""
+SMALL = 1 << 20  # bytes of inputs of which all draws are taken
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -76,6 +79,11 @@ class Workload:
         elements = sum(torch.Size(shape).numel() for shape in self.input_shapes)
         return elements * self.dtype.itemsize
 
+    @property
+    def draws(self) -> int:
+        """How many draws of the inputs the check begins with."""
+        return DRAWS if self.input_bytes < SMALL else 1
+
     @cached_property
     def master(self) -> nn.Module:
         """The reference module in float32 with seeded weights: every candidate's weights."""
@@ -87,9 +95,9 @@ class Workload:
                 keep_off_the_kinks(fbsm)
         return module
 
-    def inputs(self, device: str, memory_format: str) -> tuple[Tensor, ...]:
-        """One set of inputs: the same values in every format."""
-        generator = torch.Generator(device).manual_seed(1)
+    def inputs(self, device: str, memory_format: str, draw: int = 0) -> tuple[Tensor, ...]:
+        """One set of inputs: the same values in every format, others in every draw."""
+        generator = torch.Generator(device).manual_seed(1 + 2 * draw)
         tensors = []
         for shape, needs_grad in zip(self.input_shapes, self.differentiable, strict=True):
             values = torch.randn(shape, generator=generator, device=device) * self.input_scale

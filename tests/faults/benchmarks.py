@@ -24,6 +24,18 @@ FAULTS = (
     ),
     (
         BENCHMARKS + "accuracy.py",
+        "for draws in (self.workload.draws, DRAWS):",
+        "for draws in (1,):",
+        tests("accuracy"),
+    ),
+    (
+        BENCHMARKS + "accuracy.py",
+        "torch.stack(list(draws)).sum(0)",
+        "torch.stack(list(draws)).amin(0)",
+        tests("accuracy"),
+    ),
+    (
+        BENCHMARKS + "accuracy.py",
         "module = module.double()",
         "module = module.float()",
         tests("accuracy", "harness"),
