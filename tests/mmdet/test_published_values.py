@@ -1,6 +1,6 @@
-"""The published values: one table for each data set and each method, that every config is held to.
+"""The published values of the paper's detectors and of the methods that change their RPN, one table for each.
 
-A config that means another value says so in ``DEVIATIONS``, with its reason.
+A config that means another value says so in ``DEVIATIONS``. The other detectors: ``test_published_detectors.py``.
 """
 
 from __future__ import annotations
@@ -12,30 +12,7 @@ import pytest
 
 pytest.importorskip("mmdet.registry")
 
-from mmengine.config import Config
-from small_detectors import CONFIGS
-
-SCHEDULE = {
-    "train_cfg.type": "EpochBasedTrainLoop",
-    "train_cfg.max_epochs": 12,
-    "train_cfg.val_interval": 1,
-    "param_scheduler.0": dict(
-        type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=5000
-    ),
-    "param_scheduler.1": dict(
-        type="MultiStepLR", by_epoch=True, begin=0, end=12, milestones=[8, 11], gamma=0.1
-    ),
-    "optim_wrapper.type": "OptimWrapper",
-    "optim_wrapper.optimizer": dict(type="SGD", lr=0.005, momentum=0.9, weight_decay=0.0001),
-    "optim_wrapper.clip_grad": None,
-    "auto_scale_lr": dict(enable=False, base_batch_size=2),
-    "train_dataloader.batch_size": 2,
-    "train_dataloader.sampler.shuffle": True,
-    "train_dataloader.persistent_workers": False,
-    "test_dataloader.batch_size": 1,
-    "test_dataloader.sampler.shuffle": False,
-    "test_dataloader.drop_last": False,
-}
+from published import DATA, NAMES, check_schedule, config_of, data_set, value_at
 
 DETECTOR = {
     "model.backbone.depth": 50,
@@ -79,81 +56,64 @@ DC_LOSS = {
     "roi": dict(type="DCLoss"),
 }
 
-DATA: dict[str, dict[str, Any]] = {
-    "aitod": dict(
-        type="AITODDataset",
-        root="data/aitod/",
-        classes=8,
-        train=("annotations/aitod_trainval_v1.json", "trainval/"),
-        test=("annotations/aitod_test_v1.json", "test/"),
-        scale=(800, 800),
-        topk=(3, 1),
-    ),
-    "aitodv2": dict(
-        type="AITODDataset",
-        root="data/aitod/",
-        classes=8,
-        train=("annotations/aitodv2_trainval.json", "trainval/"),
-        test=("annotations/aitodv2_test.json", "test/"),
-        scale=(800, 800),
-        topk=(3, 1),
-    ),
-    "visdrone": dict(
-        type="VisDroneDataset",
-        root="data/visdrone/",
-        classes=10,
-        train=("train.json", "VisDrone2019-DET-train/images/"),
-        test=("val.json", "VisDrone2019-DET-val/images/"),
-        scale=(1333, 800),
-        topk=(3, 1),
-    ),
-    "dota2": dict(
-        type="DOTA2HBBDataset",
-        root="data/dota2/",
-        classes=18,
-        train=("train/annotations.json", "train/images/"),
-        test=("val/annotations.json", "val/images/"),
-        scale=(1024, 1024),
-        topk=(2, 1),
-    ),
+NWD = dict(type="nwd", constant=12.8)
+NWD_NMS = dict(type="similarity", similarity=NWD, threshold=0.85)
+WARM_UP_2000 = {
+    "param_scheduler.0": dict(
+        type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=2000
+    )
 }
 
-DEVIATIONS: dict[str, dict[str, Any]] = {}
-"""By a config's name: the keys of ``SCHEDULE`` and ``DETECTOR`` that it sets otherwise, and to what."""
 
-NAMES = sorted(
-    str(path.relative_to(CONFIGS).with_suffix(""))
-    for path in CONFIGS.glob("[!_]*/*.py")
-    if path.parent.name != "demo"
-)
+def nwd(loss_weight: float, decoded: bool) -> dict[str, Any]:
+    """NWD in the RPN's assignment, in its loss, of decoded or of encoded boxes, and in its NMS."""
+    return {
+        "model.rpn_head.type": "SimilarityRPNHead",
+        "model.rpn_head.reg_decoded_bbox": decoded,
+        "model.rpn_head.loss_bbox": dict(type="NWDLoss", constant=12.8, loss_weight=loss_weight),
+        "model.train_cfg.rpn.assigner.iou_calculator": dict(type="BoxSimilarity", similarity=NWD),
+        "model.train_cfg.rpn_proposal.nms": NWD_NMS,
+        "model.train_cfg.rpn_proposal.nms.iou_threshold": None,
+        "model.test_cfg.rpn.nms": NWD_NMS,
+        "model.test_cfg.rpn.nms.iou_threshold": None,
+    }
+
+
+RKA = {
+    "model.train_cfg.rpn.assigner": dict(
+        type="HierarchicalAssigner",
+        similarity=dict(type="nwd", constant=12.7),
+        topk=(3, 0),
+        background_below=0.3,
+    )
+}
+DEVIATIONS: dict[str, dict[str, Any]] = {
+    "baselines/faster_rcnn_dotd_aitod": {
+        "model.train_cfg.rpn.assigner.iou_calculator": dict(
+            type="BoxSimilarity", similarity=dict(type="dotd", size=12.7)
+        )
+    },
+    "baselines/faster_rcnn_nwd_aitod": nwd(10.0, decoded=True),
+    # Their public configs leave reg_decoded_bbox at mmdet's default.
+    "baselines/cascade_rcnn_nwd_aitod": nwd(10.0, decoded=False),
+    "baselines/detectors_nwd_logged_aitod": nwd(5.0, decoded=False) | WARM_UP_2000,
+    "baselines/detectors_nwd_aitod": nwd(5.0, decoded=True) | WARM_UP_2000,
+    "baselines/detectors_nwd_all_stages_aitod": {
+        f"model.train_cfg.{stage}.assigner.iou_calculator": dict(
+            type="BoxSimilarity", similarity=NWD
+        )
+        for stage in ("rpn", "rcnn.0", "rcnn.1", "rcnn.2")
+    },
+    "baselines/detectors_nwd_rka_aitod": RKA,
+    "baselines/detectors_nwd_rka_aitodv2": RKA,
+}
+"""By a config's name: the keys that it sets otherwise than the tables above or besides them, and to what."""
+
 every_config = pytest.mark.parametrize("name", NAMES)
-# The detectors that the paper's experiments are made with; test_tables.py holds the other rows of its tables.
 RCNN_FOLDERS = ("ablation", "baselines", "cascade_rcnn", "delta_sweep", "detectors", "faster_rcnn")
-OTHER_ROWS = ("dotd", "nwd")
 every_rcnn = pytest.mark.parametrize(
-    "name",
-    [
-        name
-        for name in NAMES
-        if name.split("/")[0] in RCNN_FOLDERS and not any(word in name for word in OTHER_ROWS)
-    ],
+    "name", [name for name in NAMES if name.split("/")[0] in RCNN_FOLDERS]
 )
-
-
-@pytest.fixture(scope="module")
-def configs() -> dict[str, Config]:
-    return {name: Config.fromfile(CONFIGS / f"{name}.py") for name in NAMES}
-
-
-def value_at(config: Any, key: str) -> Any:
-    """The value at a dotted key; None where there is none."""
-    for part in key.split("."):
-        config = config[int(part)] if part.isdecimal() else config.get(part)
-    return config
-
-
-def data_set(name: str) -> dict[str, Any]:
-    return DATA[name.rpartition("_")[2]]
 
 
 def stages(model: Any) -> list[tuple[Any, Any]]:
@@ -164,22 +124,36 @@ def stages(model: Any) -> list[tuple[Any, Any]]:
     )
 
 
+def deviations(name: str, *prefixes: str) -> dict[str, Any]:
+    """Those at keys that begin so."""
+    return {
+        key: value for key, value in DEVIATIONS.get(name, {}).items() if key.startswith(prefixes)
+    }
+
+
 @every_rcnn
-def test_schedule_and_detector(configs: dict[str, Config], name: str) -> None:
-    wanted = SCHEDULE | DETECTOR | DEVIATIONS.get(name, {})
-    found = {key: value_at(configs[name], key) for key in wanted}
-    assert found == wanted
-    assert len(configs[name].param_scheduler) == 2
-    (check,) = (one for one in configs[name].custom_hooks if one.type == "CheckScheduleHook")
-    assert (check.lr, check.batch_size) == (
-        configs[name].optim_wrapper.optimizer.lr,
-        configs[name].train_dataloader.batch_size,
-    )
+def test_schedule_and_detector(name: str) -> None:
+    check_schedule(name, deviations(name, "param_scheduler", "optim_wrapper", "train_dataloader"))
+    wanted = DETECTOR | deviations(name, "model")
+    assert {key: value_at(config_of(name), key) for key in wanted} == wanted
+
+
+def class_counts(config: Any) -> set[int]:
+    """Every ``num_classes`` in a config."""
+    if isinstance(config, dict):
+        inside = set().union(*map(class_counts, config.values()))
+        return inside | ({config["num_classes"]} if "num_classes" in config else set())
+    return set().union(*map(class_counts, config)) if isinstance(config, list | tuple) else set()
 
 
 @every_config
-def test_every_split_reads_its_own_files(configs: dict[str, Config], name: str) -> None:
-    config, data = configs[name], data_set(name)
+def test_classes_match_the_data_set(name: str) -> None:
+    assert class_counts(config_of(name).model) == {data_set(name)["classes"]}
+
+
+@every_config
+def test_every_split_reads_its_own_files(name: str) -> None:
+    config, data = config_of(name), data_set(name)
     for split, loader in (
         ("train", config.train_dataloader),
         ("test", config.val_dataloader),
@@ -209,8 +183,8 @@ def test_the_two_aitods_differ_in_their_annotations_alone() -> None:
 
 
 @every_rcnn
-def test_heads(configs: dict[str, Config], name: str) -> None:
-    model, data = configs[name].model, data_set(name)
+def test_heads(name: str) -> None:
+    model, data = config_of(name).model, data_set(name)
     cascade = model.type == "CascadeRCNN"
     assert model.train_cfg.rpn.allowed_border == BORDER[model.type]
     found = stages(model)
@@ -229,9 +203,9 @@ def test_heads(configs: dict[str, Config], name: str) -> None:
 
 
 @every_rcnn
-def test_losses(configs: dict[str, Config], name: str) -> None:
+def test_losses(name: str) -> None:
     """The paper's where the name says so; k and delta of Fig. 7 are those of the file's name."""
-    model = configs[name].model
+    model = config_of(name).model
     rpn, roi = model.rpn_head.loss_bbox, [head.loss_bbox for head, _ in stages(model)]
     if "efpn_bs" in name or "dc_loss" in name:
         assert rpn == DC_LOSS["rpn"]
@@ -241,7 +215,8 @@ def test_losses(configs: dict[str, Config], name: str) -> None:
         for one in (rpn, *roi):
             assert (one.type, one.k, one.delta, one.learnable) == ("DCLoss", 10.0, delta, False)
     else:
-        assert rpn == RPN_LOSS[model.type]
+        own = deviations(name, "model.rpn_head.loss_bbox")
+        assert rpn == own.get("model.rpn_head.loss_bbox", RPN_LOSS[model.type])
         assert all(one == ROI_LOSS[model.type] for one in roi)
     assert model.rpn_head.loss_cls == dict(
         type="CrossEntropyLoss", use_sigmoid=True, loss_weight=1.0
@@ -249,9 +224,9 @@ def test_losses(configs: dict[str, Config], name: str) -> None:
 
 
 @every_rcnn
-def test_neck(configs: dict[str, Config], name: str) -> None:
+def test_neck(name: str) -> None:
     """The full block in the paper's configs; Table 5's ticks are those of the file's name."""
-    neck = configs[name].model.neck
+    neck = config_of(name).model.neck
     folder, _, file = name.partition("/")
     ticks = {
         "cem": (True, False),
@@ -271,9 +246,9 @@ def test_neck(configs: dict[str, Config], name: str) -> None:
 
 
 @every_rcnn
-def test_anchors_and_assignment(configs: dict[str, Config], name: str) -> None:
-    rpn = configs[name].model.rpn_head
-    assigner = configs[name].model.train_cfg.rpn.assigner
+def test_anchors_and_assignment(name: str) -> None:
+    rpn = config_of(name).model.rpn_head
+    assigner = config_of(name).model.train_cfg.rpn.assigner
     if not name.startswith("baselines/"):
         assert rpn.anchor_generator.type == "RFAnchorGenerator"
         assert set(rpn.anchor_generator) == {"type", "strides"}, "half of the receptive field"
@@ -284,8 +259,28 @@ def test_anchors_and_assignment(configs: dict[str, Config], name: str) -> None:
         return
     assert rpn.anchor_generator.type == "AnchorGenerator"
     assert rpn.anchor_generator.ratios == [0.5, 1.0, 2.0]
-    scale = re.search(r"scale(\d)", name)
-    assert rpn.anchor_generator.scales == [int(scale[1]) if scale else 2]
+    scale = 2 if "scale2" in name else 8
+    assert rpn.anchor_generator.scales == [scale]
+    own = deviations(name, "model.train_cfg.rpn.assigner")
+    if "model.train_cfg.rpn.assigner" in own:
+        return  # held to that
     thresholds = assigner.pos_iou_thr, assigner.neg_iou_thr, assigner.min_pos_iou
     assert (assigner.type, *thresholds) == ("ChunkedMaxIoUAssigner", 0.7, 0.3, 0.3)
-    assert ("iou_calculator" in assigner) == ("nwd" in name)
+    assert ("iou_calculator" in assigner) == bool(own)
+
+
+@every_rcnn
+def test_a_method_stands_where_it_is_published_alone(name: str) -> None:
+    """NWD and DotD replace IoU in no stage that has none of them."""
+    own = DEVIATIONS.get(name, {})
+    for i, (_, trained) in enumerate(stages(config_of(name).model)):
+        stage = f"model.train_cfg.rcnn.{i}.assigner.iou_calculator"
+        assert ("iou_calculator" in trained.assigner) == (stage in own)
+
+
+def test_every_method_has_its_row() -> None:
+    methods = ("nwd", "dotd", "rka")
+    named = {
+        name for name in NAMES if name.startswith("baselines/") and any(m in name for m in methods)
+    }
+    assert set(DEVIATIONS) == named
