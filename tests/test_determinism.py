@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from cases import BLOCK_OPERATORS, Case, LossCase, Problem, Shape, block_problem
 from conftest import Backend
 from torch import Tensor
 
-from efpn_kernels import use_backend
+from efpn_kernels import _libraries, use_backend
 
 REPEATS = 5
 SHAPES = {
@@ -106,35 +108,79 @@ KINDS_OF_SUMS = ("conv", "mm", "dot", "linear", "sum", "mean", "norm", "softmax"
 """Words in the names of the library's operators that add up: their order of sums is not ours to promise."""
 
 
-def library_sums(problem: Problem) -> list[str]:
-    """The library's operators with sums that a problem runs on the CPU, forward and backward."""
-    with use_backend("cpu"), torch.autograd.profiler.profile() as profile:
-        problem.fused()
-    names = sorted({event.name for event in profile.function_events})
-    assert any(name.startswith("efpn::") for name in names)
-    return [
-        name
-        for name in names
-        if name.startswith("aten::") and any(word in name for word in KINDS_OF_SUMS)
-    ]
+@pytest.fixture
+def library_sums(capfd: pytest.CaptureFixture[str]) -> Callable[[Problem], list[str]]:
+    """What a problem runs on the CPU, forward and backward, of the library's sums.
+
+    PyTorch's profiler sees the operators; oneDNN itself tells of its convolutions and products, whose backward our
+    C++ reaches past the profiler.
+    """
+    onednn = torch.backends.mkldnn
+
+    def names(problem: Problem) -> list[str]:
+        tell = onednn.verbose(onednn.VERBOSE_ON) if onednn.is_available() else nullcontext()
+        capfd.readouterr()
+        with use_backend("cpu"), torch.autograd.profiler.profile() as profile, tell:
+            problem.fused()
+        told = [line.split(",") for line in capfd.readouterr().out.splitlines()]
+        ran = {event.name for event in profile.function_events}
+        assert any(name.startswith("efpn::") for name in ran)
+        sums = {
+            name
+            for name in ran
+            if name.startswith("aten::") and any(word in name for word in KINDS_OF_SUMS)
+        }
+        sums |= {
+            f"onednn {line[5]} {line[7]}"
+            for line in told
+            if line[0] == "onednn_verbose" and line[3:4] == ["exec"] and line[5] != "reorder"
+        }
+        return sorted(sums)
+
+    return names
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("operator", BLOCK_OPERATORS)
-def test_no_sum_of_a_block_is_the_librarys(operator: str, layout: str) -> None:
+def test_no_sum_of_a_block_is_the_librarys(
+    library_sums: Callable[[Problem], list[str]], operator: str, layout: str
+) -> None:
     """Of float32 and one gate: so the bits are the same with another library, or another processor's."""
     assert not library_sums(block(operator, "several_blocks", layout, "cpu"))
 
 
 @pytest.mark.parametrize("case", LOSSES, ids=str)
-def test_no_sum_of_a_loss_is_the_librarys(case: LossCase) -> None:
+def test_no_sum_of_a_loss_is_the_librarys(
+    library_sums: Callable[[Problem], list[str]], case: LossCase
+) -> None:
     assert not library_sums(loss_problem(case))
 
 
-def test_a_sum_of_the_librarys_is_found() -> None:
-    assert "aten::_convolution" in library_sums(
-        block("efpn_bs", "per_channel", "contiguous", "cpu")
-    )
+def test_sums_of_the_librarys_are_found(library_sums: Callable[[Problem], list[str]]) -> None:
+    """Those of a mask per channel, backward too."""
+    sums = library_sums(block("efpn_bs", "per_channel", "contiguous", "cpu"))
+    assert "aten::_convolution" in sums
+    assert any("backward" in name for name in sums), sums
+
+
+LINKED = {"add_Tensor", "convolution", "convolution_backward"}
+"""Functions of PyTorch's that the CPU library calls past the dispatcher: an addition of two maps, and the convolutions
+of a mask per channel and of dtypes other than float32."""
+DISPATCHED = {
+    *("_foreach_copy_", "contiguous", "copy_", "empty_like", "relu_", "sigmoid_"),
+    *("sigmoid_backward", "zero_"),
+}
+"""Its operators that the CPU library calls: none of them adds up."""
+
+
+def test_the_cpu_library_calls_no_other_function() -> None:
+    content = _libraries.CPU.path.read_bytes()
+    for pattern, allowed in (
+        (rb"aoti_torch_cpu_(\w+)", LINKED),
+        (rb"aten::(\w+)", DISPATCHED),
+    ):
+        found = {name.decode() for name in re.findall(pattern, content)}
+        assert found <= allowed
 
 
 def test_an_image_does_not_depend_on_its_neighbours(backend: Backend) -> None:
