@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import ContextDecorator
@@ -216,8 +217,19 @@ def _warn_reference(x: Tensor) -> None:
     warnings.warn(
         f"efpn_kernels runs plain PyTorch for {x.dtype} tensors on {x.device.type} ({reasons}). "
         "`efpn doctor` says how to fix it; use_backend('reference') silences this.",
-        stacklevel=5,
+        stacklevel=_level_of_caller(),
     )
+
+
+_INSIDE = tuple(os.path.dirname(file) + os.sep for file in (__file__, torch.__file__))
+
+
+def _level_of_caller() -> int:
+    """The ``stacklevel``, from the caller of this function, of the first line outside of this package and PyTorch."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 # ---- the explanation -----------------------------------------------------------------------------------

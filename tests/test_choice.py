@@ -9,9 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from efpn_kernels import _libraries, _stamp, backends, explain, functional, use_backend
+from efpn_kernels import (
+    CEM,
+    EFPNBS,
+    FBSM,
+    DCLoss,
+    EFPNBSLevel,
+    _libraries,
+    _stamp,
+    backends,
+    explain,
+    functional,
+    use_backend,
+)
 from efpn_kernels._libraries import Cause, SharedLibrary
 
 ABSENT = "not on this machine"
@@ -164,15 +176,50 @@ def test_plain_pytorch_is_said_once_for_each_dtype_and_device(
             backends.select("efpn_bs", on(device, dtype))
 
 
+class Inside(nn.Module):
+    """A block inside of a user's own module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = EFPNBS(3, 2)
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        return self.block(*maps)
+
+
+LOW, HIGH, ONE = torch.ones(1, 2, 4, 4), torch.ones(1, 3, 2, 2), torch.ones(())
+EFPNBS_VALUES = tuple(EFPNBS(3, 2).state_dict().values())
+ENTRIES: dict[str, Callable[[], object]] = {
+    "functional.cem": lambda: functional.cem(LOW, HIGH, *EFPNBS_VALUES[:2]),
+    "functional.fbsm": lambda: functional.fbsm(LOW, HIGH, *EFPNBS_VALUES[2:]),
+    "functional.efpn_bs": lambda: functional.efpn_bs(LOW, HIGH, *EFPNBS_VALUES),
+    "functional.dc_loss": lambda: functional.dc_loss(LOW, LOW, ONE, ONE),
+    "functional.dc_loss, a tensor's weight": lambda: functional.dc_loss(
+        LOW, LOW, ONE, ONE, loss_weight=ONE
+    ),
+    "CEM": lambda: CEM(3, 2)(LOW, HIGH),
+    "FBSM": lambda: FBSM(3, 2)(LOW, HIGH),
+    "EFPNBS": lambda: EFPNBS(3, 2)(LOW, HIGH),
+    "EFPNBS of its parts": lambda: EFPNBS(3, 2, use_cem=False)(LOW, HIGH),
+    "DCLoss": lambda: DCLoss()(LOW, LOW),
+    "EFPNBSLevel": lambda: EFPNBSLevel((3, 2), low=0, high=1)([LOW, HIGH]),
+    "a module of one's own": lambda: Inside()(LOW, HIGH),
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
 def test_the_warning_points_at_the_call(
-    machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch, entry: str
 ) -> None:
+    """However many functions of ours and of PyTorch's are between it and the choice."""
     machine()
     monkeypatch.setattr(backends, "_warned", set())
-    maps = torch.ones(1, 2, 4, 4), torch.ones(1, 3, 2, 2)
     with pytest.warns(UserWarning, match="plain PyTorch") as said:
-        functional.cem(*maps, torch.ones(2, 3, 1, 1), torch.ones(2))
+        ENTRIES[entry]()
+    caller = Inside.forward if entry == "a module of one's own" else ENTRIES[entry]
+    first = caller.__code__.co_firstlineno
     assert said[0].filename == __file__
+    assert first <= said[0].lineno <= first + 2
 
 
 @pytest.mark.parametrize("dtype", [*backends.DTYPES, torch.float8_e5m2], ids=str)

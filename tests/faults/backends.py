@@ -40,7 +40,7 @@ FAULTS = (
         CHOICE,
     ),
     (BACKENDS, "    _warned.add(key)\n", "", CHOICE),
-    (BACKENDS, "        stacklevel=5,\n", "        stacklevel=2,\n", CHOICE),
+    (BACKENDS, "frame, level = sys._getframe(1), 1", "frame, level = sys._getframe(1), 2", CHOICE),
     (BACKENDS, "_choice = self.outer.pop()", "_choice = self.before", CHOICE),
     (
         BACKENDS,
