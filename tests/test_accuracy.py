@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from accuracy import assert_rule
-from cases import BLOCK_OPERATORS, LAYOUTS, LossCase, block_problem, case, loss_problem
+from accuracy import MANY, MORE_DRAWS, assert_accurate, assert_rule
+from cases import BLOCK_OPERATORS, LAYOUTS, LossCase, Problem, block_problem, case, loss_problem
 from conftest import Backend
 from torch import Tensor
 
@@ -22,17 +22,18 @@ every_dtype = pytest.mark.parametrize(
 class Draw:
     """A problem whose results are off by so many units, eager's and ours."""
 
-    def __init__(self, eager: float, ours: float) -> None:
+    def __init__(self, eager: float, ours: float, size: int = 4) -> None:
         self.off = eager, ours
+        self.size = size
 
     def oracle(self) -> dict[str, Tensor]:
-        return {"out": torch.ones(4, dtype=torch.float64)}
+        return {"out": torch.ones(self.size, dtype=torch.float64)}
 
     def eager(self) -> dict[str, Tensor]:
-        return {"out": torch.ones(4) + self.off[0] * torch.finfo(torch.float32).eps}
+        return {"out": torch.ones(self.size) + self.off[0] * torch.finfo(torch.float32).eps}
 
     def fused(self) -> dict[str, Tensor]:
-        return {"out": torch.ones(4) + self.off[1] * torch.finfo(torch.float32).eps}
+        return {"out": torch.ones(self.size) + self.off[1] * torch.finfo(torch.float32).eps}
 
 
 @pytest.mark.parametrize("ours", [(0, 40), (0, 0, 0, 2000), (0, 0, 0, 0, 0, 60), (2, 2)], ids=str)
@@ -50,6 +51,83 @@ def test_nor_do_those_that_are_better_than_eagers() -> None:
 def test_what_the_rule_allows(ours: tuple[int, ...]) -> None:
     assert_rule([Draw(0, error) for error in ours])
     assert_rule([Draw(8, 11 * error) for error in ours])
+
+
+class Planted:
+    """A problem that is solved once, by eager too in the place of ours, with one result changed."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.exact, self.plain, self.changed = problem.oracle(), problem.eager(), {}
+
+    def oracle(self) -> dict[str, Tensor]:
+        return self.exact
+
+    def eager(self) -> dict[str, Tensor]:
+        return self.plain
+
+    def fused(self) -> dict[str, Tensor]:
+        return self.plain | self.changed
+
+
+@pytest.fixture(scope="module")
+def planted() -> dict[str, list[Planted]]:
+    """Draws of a block and of a loss."""
+    loss = LossCase((100_000,), reduction="sum")
+    seeds = range(MORE_DRAWS)
+    return {
+        "block": [Planted(block_problem("efpn_bs", case("x8"), seed=seed)) for seed in seeds],
+        "loss": [Planted(loss_problem(loss, seed=seed)) for seed in seeds],
+    }
+
+
+@pytest.mark.parametrize("which", ["block", "loss"])
+def test_a_mistake_in_any_result_is_noticed(planted: dict[str, list[Planted]], which: str) -> None:
+    """Of a ten-thousandth; also in a result of one element, such as the gradient of a gate's bias."""
+    draws = planted[which]
+    for draw in draws:
+        draw.changed = {}
+    assert_accurate(draws.__getitem__)
+    assert any(exact.numel() == 1 for exact in draws[0].exact.values())
+    for name in draws[0].exact:
+        for draw in draws:
+            draw.changed = {name: draw.plain[name] * (1 + 1e-4)}
+        with pytest.raises(AssertionError, match=rf"^{name}: .* at most"):
+            assert_accurate(draws.__getitem__)
+
+
+def test_a_sum_in_the_wrong_order_is_noticed() -> None:
+    """A loss whose terms are added up one behind the other in float32."""
+    terms = LossCase((100_000,), reduction="none")
+
+    def make(seed: int) -> Planted:
+        problem = loss_problem(terms, seed=seed)
+        draw = Planted(problem)
+        each, exact = draw.plain["out"], draw.exact["out"]
+        draw.exact, draw.plain = {"out": exact.sum()}, {"out": each.sum()}
+        draw.changed = {"out": torch.tensor(each.numpy().cumsum()[-1])}
+        return draw
+
+    with pytest.raises(AssertionError, match=r"^out: .* at most"):
+        assert_accurate(make)
+
+
+@pytest.mark.parametrize(
+    ("size", "ours", "right"),
+    [
+        (MANY, 24, True),
+        (MANY, 30, False),
+        (1, 150, True),
+        (1, 170, False),
+    ],
+)
+def test_what_a_few_draws_allow(size: int, ours: float, right: bool) -> None:
+    """A quarter more than eager's 20 units of a result of many elements, and eight times that of one."""
+    try:
+        assert_accurate(lambda seed: Draw(20, ours, size))
+    except AssertionError:
+        assert not right
+    else:
+        assert right
 
 
 @every_dtype
