@@ -5,25 +5,17 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-_KNOWN = Path("demo") / "faster_rcnn_efpn_bs.py"
-
-
-def config_folder() -> Path:
-    """Their folder: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / _KNOWN).is_file():
-            return folder
-    raise FileNotFoundError(f"configs of efpn_mmdet: expected {_KNOWN} in or beside {package}")
+CONFIGS = Path(__file__).resolve().parent / "configs"
+"""Their folder."""
 
 
 def find_config(name: str | Path) -> Path:
     """A config file: ``name`` itself, or that one of the package's, such as ``faster_rcnn/rfla_aitod.py``."""
-    for path in (Path(name), config_folder() / name):
+    for path in (Path(name), CONFIGS / name):
         if path.is_file():
             return path
     raise FileNotFoundError(
-        f"config: expected a file, or one of {config_folder()} (`efpn configs` lists them), got {name}"
+        f"config: expected a file, or one of {CONFIGS} (`efpn configs` lists them), got {name}"
     )
 
 
@@ -37,5 +29,5 @@ def main(args: Namespace) -> None:
     if args.name:
         print(find_config(args.name))
         return
-    for path in sorted(config_folder().glob("[!_]*/*.py")):
+    for path in sorted(CONFIGS.glob("[!_]*/*.py")):
         print(path)

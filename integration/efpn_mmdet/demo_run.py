@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 
 from . import demo_data
 from .classes import DEMO
-from .config_files import config_folder
+from .config_files import CONFIGS
 from .outputs import check_work_dir
 from .predict import Predictor
 from .show import Boxes
@@ -112,7 +112,7 @@ def check_seed(data: Path, seed: int) -> None:
 
 def demo_config(folder: Path, seed: int, epochs: int | None = None) -> Config:
     """The demo's config with its data and its results in ``folder``."""
-    config = Config.fromfile(config_folder() / CONFIG)
+    config = Config.fromfile(CONFIGS / CONFIG)
     data = f"{folder / 'data'}/"
     for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
         loader.dataset.data_root = data

@@ -61,12 +61,8 @@ class DCLoss(efpn_kernels.DCLoss):
             ValueError: ``avg_factor`` with the reduction "sum".
         """
         reduction = reduction_override or self.reduction
-        # Under autocast a head predicts in half precision against float32 targets.
-        dtype = torch.promote_types(pred.dtype, target.dtype)
-        pred, target = pred.to(dtype), target.to(dtype)
-        if weight is not None:
-            rows = weight.dim() == pred.dim() - 1
-            weight = (weight.unsqueeze(-1) if rows else weight).to(dtype)
+        if weight is not None and weight.dim() == pred.dim() - 1:
+            weight = weight.unsqueeze(-1)
         divisor = None if reduction == "none" else _not_below_eps(avg_factor)
         return super().forward(pred, target, weight, divisor, reduction_override=reduction)
 

@@ -22,7 +22,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from . import demo_data, study_report
-from .config_files import config_folder
+from .config_files import CONFIGS
 from .demo_run import check_seed, demo_config, environment
 
 AITOD_CONFIG = Path("faster_rcnn") / "efpn_bs_aitod.py"
@@ -115,7 +115,7 @@ def full_config(args: Namespace) -> Config:
         else:
             demo_data.build(data, images=args.images, seed=args.seed)
         return demo_config(args.out, args.seed, args.epochs or EPOCHS)
-    config = Config.fromfile(config_folder() / AITOD_CONFIG)
+    config = Config.fromfile(CONFIGS / AITOD_CONFIG)
     root = f"{args.data}/"
     for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
         if not (args.data / loader.dataset.ann_file).is_file():

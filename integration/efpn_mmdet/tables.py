@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config_files import config_folder
+from .config_files import CONFIGS
 from .paper import MISSING, PAPER, TITLES
 
 BEGIN = "<!-- tables: python -m efpn_mmdet.tables --write integration/README.md -->"
@@ -62,7 +62,7 @@ def markdown(folder: Path | None = None) -> str:
     Raises:
         ValueError: a row of the paper that has neither a config nor a reason for having none.
     """
-    folder = folder or config_folder()
+    folder = folder or CONFIGS
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("[!_]*/*.py"))]
     rows = {name: rows_of(folder / name, name) for name in names}
     lines = [line for table in PAPER for line in _table(table, rows)]
