@@ -9,7 +9,8 @@
 //   out      = relu(conv3x3(x))                                     one convolution
 //
 // What is saved for backward besides inputs and output: the gates, the context and the border's
-// constants, and of the hidden map what the target's low gate needs.
+// constants, and of the hidden map what the target's low gate needs. A p_low that is not dense is
+// copied in both passes: to keep the copy would be to keep another map.
 //
 // The formats of p_low and of p_high are decided once, here, and handed down: a map of one channel
 // or of one pixel is contiguous and channels_last at once, and says nothing of the others.
