@@ -1,7 +1,12 @@
 """The checks of public arguments."""
 
 CHECKS = "efpn_kernels/checks.py"
-TESTS = ("tests/test_refusals.py", "tests/test_bad_input.py", "tests/test_modules.py")
+TESTS = (
+    "tests/test_refusals.py",
+    "tests/test_bad_input.py",
+    "tests/test_bad_modules.py",
+    "tests/test_modules.py",
+)
 
 FAULTS = (
     (CHECKS, "if not x.is_floating_point():", "if x.is_complex():", TESTS),
@@ -53,8 +58,8 @@ FAULTS = (
     ),
     (
         CHECKS,
-        "if any(x.requires_grad for x in differentiable):",
-        "if all(x.requires_grad for x in differentiable):",
+        "if any(d is not None and d.requires_grad for d in differentiable):",
+        "if all(d is not None and d.requires_grad for d in differentiable):",
         TESTS,
     ),
 )

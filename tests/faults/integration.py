@@ -2,7 +2,7 @@
 
 MMDET = "integration/efpn_mmdet/"
 CONFIGS = MMDET + "configs/"
-TABLE = ("tests/mmdet/test_published_values.py",)
+TABLE = ("tests/mmdet/test_published_values.py", "tests/mmdet/test_published_detectors.py")
 HOOKS = ("tests/mmdet/test_hooks.py",)
 RFLA = ("tests/mmdet/test_rfla.py", "tests/mmdet/test_rfla_distances.py")
 METRIC = ("tests/mmdet/test_metric.py", "tests/mmdet/test_olrp.py")
@@ -53,15 +53,25 @@ FAULTS = (
         HOOKS,
     ),
     (MMDET + "hooks.py", "lr = max(group.get", "lr = min(group.get", HOOKS),
-    (MMDET + "rfla/ranking.py", "BACKGROUND_BELOW = 0.8", "BACKGROUND_BELOW = 0.7", RFLA),
-    (MMDET + "rfla/ranking.py", '"amax")', '"amin")', RFLA),
     (
-        MMDET + "rfla/distances.py",
+        MMDET + "rfla/assigner.py",
+        "background_below: float = 0.8,",
+        "background_below: float = 0.7,",
+        RFLA,
+    ),
+    (MMDET + "similarity/ranking.py", '"amax")', '"amin")', RFLA),
+    (
+        MMDET + "similarity/scores.py",
         "total += torch.log(h1 / h2)",
         "total += torch.log(h2 / h1)",
         RFLA,
     ),
-    (MMDET + "rfla/distances.py", "NWD_CONSTANT = 12.8", "NWD_CONSTANT = 12.7", RFLA),
+    (
+        MMDET + "similarity/scores.py",
+        "constant: float = 12.8",
+        "constant: float = 12.7",
+        ("tests/mmdet/test_similarity.py",),
+    ),
     (MMDET + "rfla/anchors.py", "4: 35, 8: 91", "4: 35, 8: 99", RFLA),
     (MMDET + "rfla/anchors.py", "fraction: float = 0.5", "fraction: float = 0.6", RFLA),
     (

@@ -44,6 +44,6 @@ FAULTS = (
         MODULES,
         '            checks.maps("p_low", p_low, p_high)\n',
         "",
-        ("tests/test_bad_input.py", "tests/test_modules.py"),
+        ("tests/test_bad_modules.py", "tests/test_modules.py"),
     ),
 )

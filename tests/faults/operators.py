@@ -51,7 +51,7 @@ FAULTS = (
     ),
     (
         AUTOGRAD,
-        "ctx.grad_dtype = None if dtype is None else accumulate_dtype(tensors[0].dtype)",
+        "ctx.grad_dtype = accumulate_dtype(cast[0].dtype)",
         "ctx.grad_dtype = dtype",
         COMPILE,
     ),
@@ -101,7 +101,7 @@ FAULTS = (
         ),
     ),
     (LOSS, "    TEXT = 1", "    TEXT = 2", ORACLE),
-    (LOSS, 'x.device.type == "cpu" and not is_fake(x)', 'x.device.type == "cpu"', COMPILE),
+    (LOSS, "type(x) is Tensor and x.is_cpu", "x.is_cpu", COMPILE),
     (LOSS, "    with_grad = with_grad and reduce\n", "", COMPILE),
     (
         FUNCTIONAL,
