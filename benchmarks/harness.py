@@ -22,6 +22,7 @@ from .records import (
     EAGER,
     FORWARD,
     OURS,
+    RIVALS,
     TRAINING,
     Omission,
     Row,
@@ -172,8 +173,8 @@ class Harness:
             first_call = estimate(Step(candidate, [inputs], direction), self.device)
         step = Step(candidate, [inputs], direction)
         start = time.perf_counter()
-        # Hooks on saved tensors would make torch.compile compile once more.
-        if variant not in (COMPILE, COMPILE_MAX):
+        # Hooks on saved tensors would make torch.compile compile once more; an engine's memory is its own.
+        if variant not in (COMPILE, COMPILE_MAX, *RIVALS):
             backward = step.gradient if step.backward else None
             memory = measure_memory(step.forward, backward, step.sets[0], candidate.parameters)
         warm_call = time.perf_counter() - start
