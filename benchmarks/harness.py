@@ -28,6 +28,7 @@ from .records import (
     Row,
 )
 from .resume import DeviceLost, poisoned
+from .rivals import settle
 from .step import Step
 from .timers import (
     cold_sets,
@@ -231,8 +232,10 @@ class Harness:
             self.notice(group, candidate.entrant)
             try:
                 enabled = training and candidate.differentiable
+                settle(candidate.entrant.variant)
                 with candidate.activate(), torch.set_grad_enabled(enabled):
                     one.samples.append(one.sampler())
+                settle(candidate.entrant.variant)
             except Exception as error:  # as above
                 contestants.remove(one)
                 self._leave_out(group, candidate.entrant, error, omissions)

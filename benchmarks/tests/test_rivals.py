@@ -94,6 +94,22 @@ def test_a_rival_that_does_not_run_costs_the_others_nothing(
     assert {omissions[name].reason for name in RIVALS} == {"RuntimeError: the exporter has changed"}
 
 
+@pytest.mark.usefixtures("stubs")
+def test_spinning_threads_of_a_rival_do_not_run_into_other_samples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(rivals.time, "sleep", lambda _: order.append("waits"))
+    names = (OURS, EAGER, OPENVINO)
+    noting = {name: changed(lambda x, name=name: (order.append(name), x)[1]) for name in names}
+    rows, _ = measure(monkeypatch, noting, variants=(EAGER, OPENVINO))
+    sampled = order[
+        -rows[OPENVINO].rounds * (2 + sum(rows[name].calls_per_round for name in names)) :
+    ]
+    turns = [name for i, name in enumerate(sampled) if i == 0 or sampled[i - 1] != name]
+    assert turns == [EAGER, OURS, "waits", OPENVINO, "waits"] * rows[OPENVINO].rounds
+
+
 # ---- who takes part -----------------------------------------------------------------------------------
 
 
@@ -179,7 +195,7 @@ def test_engines_are_told_the_threads_of_pytorch(
 
     openvino, onnxruntime = ModuleType("openvino"), ModuleType("onnxruntime")
     openvino.Core, onnxruntime.InferenceSession = Core, Session
-    onnxruntime.SessionOptions = lambda: SimpleNamespace(add_session_config_entry=lambda *_: None)
+    onnxruntime.SessionOptions = SimpleNamespace
     monkeypatch.setitem(sys.modules, "openvino", openvino)
     monkeypatch.setitem(sys.modules, "onnxruntime", onnxruntime)
     for engine in (rivals.OpenVINO, rivals.OnnxRuntime):
