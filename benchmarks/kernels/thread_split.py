@@ -3,10 +3,10 @@
     python -m benchmarks.kernels.thread_split [--threads 2,8,32] [--format channels_last] [--markdown FILE]
 
 Every parallel loop of a call is caught (``thread_split.cpp``), and the parts that so many threads would get run one
-after the other in a single thread, each on its own clock. ``items`` are what a loop can be divided into, and
-``busy`` is the mean share of the time of its longest part that the threads have work for. ``alone`` is what no loop
-has: it runs in one thread, and what stands in front of a loop is named by it. The speed-up is that of the longest
-parts and of what runs alone, with nothing said of memory's bandwidth or of the time that threads take to start.
+after the other in a single thread, each on its own clock; the fastest of five calls counts. ``items`` are what a
+loop can be divided into. ``busy`` is the time of all parts over that of the longest one times the number of threads.
+``alone`` is what is in no loop and runs in one thread; it is named by the loop behind it. The speed-up is that of the
+longest parts and of what runs alone, with nothing said of memory's bandwidth or of the time that threads take to start.
 """
 
 from __future__ import annotations
