@@ -1,4 +1,4 @@
-# make bench      set up and run the benchmarks; SIZE=full for the long ones
+# make bench      set up and run the benchmarks; SIZE=full for the long ones, RIVALS=1 with OpenVINO and ONNX Runtime
 # make test       set up and pass every test, detectors included (compiles mmcv once)
 # make test-core  the same without mmdet
 # make test-onedl the detectors' tests on onedl's forks of mmcv, mmdet and mmengine, nothing compiled
@@ -18,6 +18,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 SIZE ?= quick
+RIVALS ?= 0
 BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*.py csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh) setup.py pyproject.toml \
 	$(wildcard efpn_kernels/ops/*.py) efpn_kernels/version.py  # whose version and schemas are in the stamp
@@ -54,8 +55,13 @@ $(MMDET): $(CORE) requirements-mmdet.txt
 
 setup: $(BUILT) $(MMDET)
 
-bench: $(BUILT)
-	$(BIN)/python -m pytest benchmarks --size $(SIZE)
+ENGINES := $(VENV)/.rivals
+$(ENGINES): $(CORE) requirements-rivals.txt
+	$(PIP) install --quiet -r requirements-rivals.txt
+	touch $@
+
+bench: $(BUILT) $(if $(filter-out 0,$(RIVALS)),$(ENGINES))
+	$(BIN)/python -m pytest benchmarks --size $(SIZE) $(if $(filter-out 0,$(RIVALS)),--rivals)
 
 test: $(BUILT) $(MMDET)
 	$(QUIETLY) $(BIN)/python -m pytest tests

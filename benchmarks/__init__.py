@@ -8,6 +8,7 @@ its baselines and writes a report. Each module has one duty:
 ``workload``      what is measured: an operator at one shape, and groups of its measurements
 ``plan``          which groups a run measures
 ``baselines``     who is measured: ours, eager, ``torch.compile``, floors, a plain copy
+``rivals``        OpenVINO and ONNX Runtime, where they are asked for
 ``accuracy``      the float64 oracle and the rule that a candidate has to meet before it is timed
 ``step``          one call of a candidate, as the clocks time it
 ``timers``        clocks for CPU and CUDA

@@ -1,4 +1,4 @@
-"""Who is measured: ours on each backend, eager, ``torch.compile``, floors, a copy."""
+"""Who is measured: ours on each backend, eager, ``torch.compile``, other engines, floors, a copy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import efpn_kernels
 
-from .records import AUTOGRAD, COMPILE, COMPILE_MAX, COPY, EAGER, FLOOR, OURS
+from .records import AUTOGRAD, COMPILE, COMPILE_MAX, COPY, EAGER, FLOOR, OURS, RIVALS
+from .rivals import ENGINES
 from .workload import Group, Workload, as_format
 
 Inputs = tuple[Tensor, ...]
@@ -180,6 +181,8 @@ def entrants(group: Group, backends: tuple[str, ...]) -> list[Entrant]:
             for variant in (COMPILE, COMPILE_MAX, FLOOR, AUTOGRAD)
             if variant in group.variants
         ]
+    if "contiguous" in workload.formats:  # the only one that engines take
+        found += [Entrant(name, "contiguous") for name in RIVALS if name in group.variants]
     if COPY in group.variants:
         found.append(Entrant(COPY, "contiguous"))
     return found
@@ -197,6 +200,8 @@ def build(entrant: Entrant, group: Group, device: str, sets: int) -> Candidate:
     if entrant.variant == COPY:
         module = Copy(workload.traffic[group.direction], sets, device)
         return Candidate(entrant, module, differentiable=False, checked=False)
+    if entrant.variant in ENGINES:
+        return Candidate(entrant, ENGINES[entrant.variant](workload), differentiable=False)
     eager = eager_module(workload, device, memory_format)
     if entrant.variant == FLOOR:
         floor = workload.floor(eager)

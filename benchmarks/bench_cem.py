@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from benchmarks.plan import DIRECTIONS, Options, groups_of
+from benchmarks.plan import Options, groups_of
 from benchmarks.records import FORWARD, TRAINING
 from benchmarks.shapes import CALL, neck_shapes
 from benchmarks.workload import Group, Workload
@@ -32,8 +32,7 @@ def plan(options: Options) -> list[Group]:
                     TRAINING: 3 * low + 2 * high,
                 },
             )
-            compared = () if shape == CALL else DIRECTIONS
-            groups += groups_of(workload, options, compared=compared, share=0.1)
+            groups += groups_of(workload, options, share=0.1)
     return groups
 
 

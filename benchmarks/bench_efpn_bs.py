@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.baselines import convolution_floor
-from benchmarks.plan import DIRECTIONS, Options, groups_of
-from benchmarks.records import FORWARD
-from benchmarks.shapes import AITOD, CALL, block_shapes
+from benchmarks.plan import Options, groups_of
+from benchmarks.shapes import CALL, block_shapes
 from benchmarks.workload import Group, Workload
 
 
@@ -28,11 +27,7 @@ def plan(options: Options) -> list[Group]:
                 dtype=dtype,
                 floor=convolution_floor if shape != CALL else None,
             )
-            # One shape tells how a compiled backward fares, which takes minutes to compile.
-            compared = DIRECTIONS if shape == AITOD or options.device == "cuda" else (FORWARD,)
-            if shape == CALL:
-                compared = ()
-            groups += groups_of(workload, options, compared=compared)
+            groups += groups_of(workload, options)
     return groups
 
 

@@ -36,8 +36,7 @@ def plan(options: Options) -> list[Group]:
             )
             # Quick runs leave out what bench_efpn_bs shows too: torch.compile and the gradients.
             quick = options.size == "quick"
-            directions = (FORWARD,) if quick else DIRECTIONS
-            compared = () if quick else (FORWARD,)
+            directions, compared = ((FORWARD,), ()) if quick else (DIRECTIONS, DIRECTIONS)
             groups += groups_of(workload, options, directions, compared)
     return groups
 

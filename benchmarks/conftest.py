@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
+from benchmarks import report, rivals
 from benchmarks.baselines import Entrant, entrants
 from benchmarks.goals import goals_of
 from benchmarks.records import OURS
@@ -28,6 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="auto",
         choices=("auto", "none", "default", "all"),
         help="which forms of torch.compile to compare with (auto: what fits the size)",
+    )
+    group.addoption(
+        "--rivals",
+        action="store_true",
+        help="compare with OpenVINO and ONNX Runtime too, where they are installed: .[rivals]",
     )
     group.addoption(
         "--output",
@@ -53,6 +58,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """One :class:`Session` for all benchmarks."""
     config.stash[SESSION] = Session(config, options_of(config))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Which rivals take part, and why another one does not."""
+    reporter = session.config.pluginmanager.getplugin("terminalreporter")
+    if session.config.getoption("--rivals") and reporter is not None:
+        for name, version in rivals.versions().items():
+            reporter.write_line(f"{name}: {version}")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -16,6 +16,7 @@ from .records import (
     FLOOR,
     FORWARD,
     OURS,
+    RIVALS,
     TRAINING,
     GroupKey,
     Row,
@@ -138,12 +139,18 @@ def cpu_block_goals(key: GroupKey, contest: Contest) -> list[Goal]:
     name = f"EFPNBS {key.direction}, {memory_format}: "
     if key.direction == FORWARD:
         floor, eager = contest.times(FLOOR), contest.speedup(EAGER, "contiguous")
+        engines = [
+            goal
+            for engine in RIVALS
+            for goal in at_least(f"{name}speed-up over {engine}", contest.speedup(engine), 3.0)
+        ]
         return [
             *at_most(name + "time / library floor", floor, 1.08),
             *at_least(name + "speed-up over eager contiguous", eager, 1.7),
             *at_least(name + "speed-up over torch.compile", contest.speedup(COMPILE), 1.3),
             *at_most(name + "time / library floor (stretch)", floor, 0.65),
             *at_least(name + "speed-up over eager (stretch)", contest.speedup(EAGER), 2.8),
+            *engines,
         ]
     if key.direction != TRAINING:
         return []

@@ -22,11 +22,13 @@ from .records import (
     EAGER,
     FORWARD,
     OURS,
+    RIVALS,
     TRAINING,
     Omission,
     Row,
 )
 from .resume import DeviceLost, poisoned
+from .rivals import settle
 from .step import Step
 from .timers import (
     cold_sets,
@@ -173,8 +175,8 @@ class Harness:
             first_call = estimate(Step(candidate, [inputs], direction), self.device)
         step = Step(candidate, [inputs], direction)
         start = time.perf_counter()
-        # Hooks on saved tensors would make torch.compile compile once more.
-        if variant not in (COMPILE, COMPILE_MAX):
+        # Hooks on saved tensors would make torch.compile compile once more; an engine's memory is its own.
+        if variant not in (COMPILE, COMPILE_MAX, *RIVALS):
             backward = step.gradient if step.backward else None
             memory = measure_memory(step.forward, backward, step.sets[0], candidate.parameters)
         warm_call = time.perf_counter() - start
@@ -225,8 +227,10 @@ class Harness:
             self.notice(group, candidate.entrant)
             try:
                 enabled = training and candidate.differentiable
+                settle(candidate.entrant.variant)
                 with candidate.activate(), torch.set_grad_enabled(enabled):
                     one.samples.append(one.sampler())
+                settle(candidate.entrant.variant)
             except Exception as error:  # as above
                 contestants.remove(one)
                 self._leave_out(group, candidate.entrant, error, omissions)

@@ -26,6 +26,7 @@ class Options:
         dtypes: of the inputs.
         formats: memory formats of the maps.
         compiled: ``"auto"`` (what fits the size), ``"none"``, ``"default"`` or ``"all"``.
+        rivals: the engines that take part, names of :mod:`~benchmarks.records`.
     """
 
     size: str
@@ -34,6 +35,7 @@ class Options:
     dtypes: tuple[torch.dtype, ...]
     formats: tuple[str, ...]
     compiled: str
+    rivals: tuple[str, ...] = ()
 
     def compile_variants(self, direction: str) -> tuple[str, ...]:
         """Which forms of ``torch.compile`` take part."""
@@ -41,10 +43,15 @@ class Options:
             return ()
         if self.compiled == "all":
             return COMPILE, COMPILE_MAX
-        # Compiling a block's backward takes minutes on a small CPU.
-        if self.compiled == "auto" and self.size == "quick" and direction == TRAINING:
-            return ()
-        return (COMPILE,)
+        # A quick run on a GPU, which measures several batches, has no time to compile them backward.
+        quick = self.compiled == "auto" and self.size == "quick" and self.device == "cuda"
+        return () if quick and direction == TRAINING else (COMPILE,)
+
+    def rivals_in(self, workload: Workload, direction: str) -> tuple[str, ...]:
+        """Which engines take part: they run a network's forward pass, in float32 on a CPU."""
+        deployed = workload.operator != "DCLoss" and direction == FORWARD
+        float32_on_cpu = workload.dtype == torch.float32 and self.device == "cpu"
+        return self.rivals if deployed and float32_on_cpu else ()
 
 
 def groups_of(
@@ -73,6 +80,7 @@ def groups_of(
         variants = [EAGER]
         if direction in compared:
             variants += options.compile_variants(direction)
+        variants += options.rivals_in(workload, direction)
         if workload.floor is not None:
             variants.append(FLOOR)
         if workload.traffic:

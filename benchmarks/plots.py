@@ -23,8 +23,11 @@ from .records import (
     FLOOR,
     FORWARD,
     HEADLINE,
+    ONNX_RUNTIME,
+    OPENVINO,
     OURS,
     PICTURES,
+    RIVALS,
     TRAINING,
     GroupKey,
     Row,
@@ -41,8 +44,10 @@ COLOURS = {
     COMPILE_MAX: "#D55E00",
     FLOOR: "#000000",
     COPY: "#009E73",
+    OPENVINO: "#CC79A7",
+    ONNX_RUNTIME: "#F0E442",
 }
-BASELINES = (EAGER, COMPILE, COMPILE_MAX)
+BASELINES = (EAGER, COMPILE, COMPILE_MAX, *RIVALS)
 SECOND_BACKEND = "#56B4E9"
 HATCHES = {"contiguous": "", "channels_last": "////"}
 STYLE = {

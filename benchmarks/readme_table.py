@@ -21,7 +21,7 @@ from efpn_kernels.backends import AUTO_ORDER
 
 from . import report
 from .environment import ROOT
-from .records import COMPILE, EAGER, FORWARD, OURS, TRAINING, Row
+from .records import COMPILE, EAGER, FORWARD, OURS, RIVALS, TRAINING, Row
 
 RESULTS = ROOT / "benchmarks" / "results"
 START, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
@@ -70,8 +70,9 @@ def section() -> str:
         link = (RESULTS / one.folder / report.MARKDOWN).relative_to(ROOT).as_posix()
         source = f"- {report.headline(environment)}: [whole report]({link})"
         sources += [source] * (source not in sources)
-    cells = [list(line.values()) for line in lines]
-    return report.table(list(lines[0]), cells) + "\n" + "\n".join(sources) + "\n"
+    names = [name for name in lines[0] if any(line[name] for line in lines)]
+    cells = [[line[name] for name in names] for line in lines]
+    return report.table(names, cells) + "\n" + "\n".join(sources) + "\n"
 
 
 def table_line(
@@ -100,7 +101,7 @@ def table_line(
         "backend": backend,
         "time": report.duration(ours.median_s),
         f"vs {EAGER}": _faster(ours, eager),
-        f"vs {COMPILE}": _faster(ours, others.get(COMPILE)),
+        **{f"vs {name}": _faster(ours, others.get(name)) for name in (COMPILE, *RIVALS)},
         "saved": saved,
     }
 

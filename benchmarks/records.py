@@ -13,6 +13,9 @@ COMPILE_MAX = "torch.compile max-autotune"
 FLOOR = "library floor"
 COPY = "copy"
 AUTOGRAD = "autograd alone"
+OPENVINO = "OpenVINO"
+ONNX_RUNTIME = "ONNX Runtime"
+RIVALS = (OPENVINO, ONNX_RUNTIME)
 
 PICTURES = ("efpn_bs_time.png", "speedup.png", "dc_loss.png", "memory.png")
 

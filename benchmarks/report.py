@@ -34,7 +34,8 @@ quartiles relative to the median. "Ours is" says how many times faster ours is t
 we are faster, below 1 slower. The error is the largest relative error (Frobenius norm) of the
 output, and in training of every gradient. Biases keep every ReLU's input off zero: where rounding
 decides a sign, an error says nothing. The library floor is the full-resolution convolutions
-alone, without bias. "Autograd alone" is an empty autograd Function of the same leaves, called in the
+alone, without bias. OpenVINO and ONNX Runtime run the exported eager module, for contiguous maps, with as
+many threads. "Autograd alone" is an empty autograd Function of the same leaves, called in the
 same way: what a small loss takes that computes nothing. "Kept" is what autograd saves for backward, parameters excluded: all of it, and
 without the operator's own inputs and outputs. GB/s count the bytes that have to move, once; the
 copy moves the same number of bytes. "Warm" repeats the same tensors; "cold" rotates through more

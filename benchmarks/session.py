@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from . import report
+from . import report, rivals
 from .baselines import Entrant, entrants
 from .contestant import omission
 from .environment import ROOT, describe, slug
@@ -59,6 +59,8 @@ class Session:
         """A harness, with the rows of the run that this one continues."""
         torch.backends.cudnn.benchmark = True
         self.environment = describe(self.options.device) | {"size": self.options.size}
+        if self.config.getoption("--rivals"):
+            self.environment |= rivals.versions()
         self.harness = Harness(self.options.device, self.options.backends, self.progress, self.note)
         if not self.continues or not (self.output / report.JSON).exists():
             return
@@ -154,6 +156,7 @@ def options_of(config: pytest.Config) -> Options:
         dtypes=dtypes,
         formats=_chosen(config, "--format", tuple(FORMATS)),
         compiled=config.getoption("--compiled"),
+        rivals=rivals.installed() if config.getoption("--rivals") else (),
     )
 
 
