@@ -161,14 +161,15 @@ inline std::tuple<Tensor, Tensors> efpn_bs(
     const Tensor& high_conv_bias, const Tensor& high_gate_weight, const Tensor& high_gate_bias,
     const Tensor& low_conv_weight, const Tensor& low_conv_bias, const Tensor& low_gate_weight,
     const Tensor& low_gate_bias, const Tensor& fuse_weight, const Tensor& fuse_bias,
-    const Tensor& refine_weight, const Tensor& refine_bias, bool channels_last, bool save) {
-  return block_forward(
-      Block(p_low, p_high,
-            {project_weight, project_bias, high_conv_weight, high_conv_bias, high_gate_weight,
-             high_gate_bias, low_conv_weight, low_conv_bias, low_gate_weight, low_gate_bias,
-             fuse_weight, fuse_bias, refine_weight, refine_bias},
-            channels_last),
-      save);
+    const Tensor& refine_weight, const Tensor& refine_bias, bool channels_last, bool save,
+    bool reduced) {
+  Block block(p_low, p_high,
+              {project_weight, project_bias, high_conv_weight, high_conv_bias, high_gate_weight,
+               high_gate_bias, low_conv_weight, low_conv_bias, low_gate_weight, low_gate_bias,
+               fuse_weight, fuse_bias, refine_weight, refine_bias},
+              channels_last);
+  block.low_conv.reduced = block.refine.reduced = reduced;
+  return block_forward(block, save);
 }
 
 inline Tensors efpn_bs_backward(

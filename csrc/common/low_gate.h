@@ -39,7 +39,7 @@ inline LowGate low_gate_forward(const Tensor& p_low, const std::optional<Tensor>
   if (fused) {
     if constexpr (kFusedConvolutions) {
       const auto [m_low, bits] =
-          low_gate_conv(p_low, conv.weight, border, gate.weight, gate.bias, save);
+          low_gate_conv(p_low, conv.weight, border, gate.weight, gate.bias, save, conv.reduced);
       return {m_low, border, bits};
     }
   }

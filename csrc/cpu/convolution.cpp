@@ -91,7 +91,7 @@ Tensor input_gradient(const WinogradInput& grad, const Tensor& weight, const Ten
 
 std::tuple<Tensor, Tensor> low_gate_conv(const Tensor& p_low, const Tensor& weight,
                                          const Tensor& border, const Tensor& gate_weight,
-                                         const Tensor& gate_bias, bool keep) {
+                                         const Tensor& gate_bias, bool keep, bool reduced) {
   const WinogradInput in = input_of(p_low);
   const int64_t D = weight.size(0), pixels = in.N * in.H * in.W;
   // One bit a lane, in bytes of their own where a register has fewer lanes: the same size, enough
@@ -107,7 +107,7 @@ std::tuple<Tensor, Tensor> low_gate_conv(const Tensor& p_low, const Tensor& weig
   out.gate_weight = wide_weight.get();
   out.gate_bias = *data<float>(gate_bias);
   if (keep) out.kept = mutable_data<uint8_t>(kept);
-  winograd_convolve(in, weight_of(weight), out);
+  winograd_convolve(in, weight_of(weight), out, reduced);
   return {gate, kept};
 }
 
@@ -179,7 +179,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> low_gate_conv_backward(
 }
 
 Tensor refine_conv(const Tensor& p_low, const std::optional<Tensor>& context, const Tensor& mask,
-                   const Tensor& weight, const Tensor& bias) {
+                   const Tensor& weight, const Tensor& bias, bool reduced) {
   const int64_t D = weight.size(0);
   const Buffer wide_context = context_of(p_low, context);
   const Buffer wide_bias = pad_to_registers(data<float>(bias), 1, D);
@@ -187,7 +187,7 @@ Tensor refine_conv(const Tensor& p_low, const std::optional<Tensor>& context, co
   const Tensor result = empty({out.N, D, out.H, out.W}, ScalarType::Float, out.channels_last);
   out.map = mutable_data<float>(result);
   out.bias = wide_bias.get();
-  winograd_convolve(masked_input(p_low, wide_context, mask), weight_of(weight), out);
+  winograd_convolve(masked_input(p_low, wide_context, mask), weight_of(weight), out, reduced);
   return result;
 }
 

@@ -39,13 +39,16 @@ int64_t second_level_cache() {
   return bytes;
 }
 
-int64_t tiles_of(const WinogradInput& in) { return in.N * ((in.H + 1) / 2) * ((in.W + 1) / 2); }
+// Tiles of m x m output pixels.
+int64_t tiles_of(const WinogradInput& in, int64_t m = 2) {
+  return in.N * ((in.H + m - 1) / m) * ((in.W + m - 1) / m);
+}
 
 // Tiles of a strip: their transform fills half of a core's second-level cache, and every thread has
 // two strips at least. No result depends on it.
-int64_t strip_tiles(int64_t tiles, int64_t C) {
+int64_t strip_tiles(int64_t tiles, int64_t products, int64_t C) {
   const WinogradBlocking& block = winograd_blocking();
-  const int64_t tile_bytes = 16 * sizeof(float) * (round_up(C, block.lanes) + block.columns);
+  const int64_t tile_bytes = products * sizeof(float) * (round_up(C, block.lanes) + block.columns);
   const int64_t fitting = second_level_cache() / 2 / tile_bytes / block.rows;
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t shared =
@@ -86,21 +89,35 @@ const WinogradBlocking& winograd_blocking() {
   return chosen;
 }
 
-void winograd_convolve(const WinogradInput& in, const WinogradWeight& weight,
+namespace {
+
+template <int m>
+void convolve_by_tiles(const WinogradInput& in, const WinogradWeight& weight,
                        const WinogradOutput& out) {
-  const int64_t tiles = tiles_of(in);
-  if (tiles == 0) return;
+  constexpr int64_t products = (m + 2) * (m + 2);
+  const int64_t tiles = tiles_of(in, m);
   const int64_t depth = round_up(in.C, winograd_blocking().lanes);
-  const Buffer u = allocate(16 * depth * round_up(out.D, winograd_blocking().columns));
+  const Buffer u = allocate(products * depth * round_up(out.D, winograd_blocking().columns));
   parallel(depth, 8, [&](int64_t begin, int64_t end) {
-    EFPN_CALL(winograd_weight, weight, begin, end, u.get());
+    EFPN_CALL(winograd_weight<m>, weight, begin, end, u.get());
   });
-  const int64_t strip = strip_tiles(tiles, in.C);
-  const int64_t floats = EFPN_CALL(winograd_scratch, in.C, strip);
+  const int64_t strip = strip_tiles(tiles, products, in.C);
+  const int64_t floats = EFPN_CALL(winograd_scratch<m>, in.C, strip);
   parallel((tiles + strip - 1) / strip, 1, [&](int64_t begin, int64_t end) {
     const Buffer scratch = allocate_zeros(floats);
-    EFPN_CALL(winograd_strips, in, out, u.get(), tiles, strip, begin, end, scratch.get());
+    EFPN_CALL(winograd_strips<m>, in, out, u.get(), tiles, strip, begin, end, scratch.get());
   });
+}
+
+}  // namespace
+
+void winograd_convolve(const WinogradInput& in, const WinogradWeight& weight,
+                       const WinogradOutput& out, bool reduced) {
+  if (tiles_of(in) == 0) return;
+  if (reduced && 36 * tiles_of(in, 4) < 16 * tiles_of(in)) {
+    return convolve_by_tiles<4>(in, weight, out);
+  }
+  convolve_by_tiles<2>(in, weight, out);
 }
 
 void winograd_weight_gradient(const WinogradInput& in, const WinogradInput& dy,

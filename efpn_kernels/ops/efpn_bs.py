@@ -33,7 +33,7 @@ _TYPED = ", ".join(f"Tensor{'?' if n.startswith('project') else ''} {n}" for n i
 
 # state: what backward needs beside the tensors and the output, in a form of the backend's own.
 SCHEMA = (
-    f"(Tensor p_low, Tensor p_high, {_TYPED}, bool channels_last=False, bool save=False)"
+    f"(Tensor p_low, Tensor p_high, {_TYPED}, bool channels_last=False, bool save=False, bool reduced=False)"
     " -> (Tensor out, Tensor[] state)"
 )
 # The gradients of p_low, p_high and of the parameters, without those of a projection that is not there.
