@@ -125,4 +125,4 @@ def _gradients(
     return [*grads[:2], *without_projection, *grads[2:]]
 
 
-autograd.OPERATORS["efpn_bs"] = autograd.Operator(_saved, _gradients)
+autograd.OPERATORS["efpn_bs"] = autograd.Operator(_saved, _gradients, reducible=True)
