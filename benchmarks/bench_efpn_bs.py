@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from benchmarks.baselines import convolution_floor
 from benchmarks.plan import DIRECTIONS, Options, groups_of
 from benchmarks.records import FORWARD
@@ -27,6 +29,7 @@ def plan(options: Options) -> list[Group]:
                 differentiable=(True, True),
                 dtype=dtype,
                 floor=convolution_floor if shape != CALL else None,
+                reducible=options.device == "cpu" and dtype == torch.float32 and shape != CALL,
             )
             # One shape tells how a compiled backward fares, which takes minutes to compile.
             compared = DIRECTIONS if shape == AITOD or options.device == "cuda" else (FORWARD,)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .records import AUTOGRAD, COMPILE, COMPILE_MAX, COPY, EAGER, FLOOR, FORWARD, TRAINING
+from .records import AUTOGRAD, COMPILE, COMPILE_MAX, COPY, EAGER, FLOOR, FORWARD, REDUCED, TRAINING
 from .timers import MAX_COLD_SETS, cold_sets
 from .workload import Group, Workload
 
@@ -73,6 +73,8 @@ def groups_of(
         variants = [EAGER]
         if direction in compared:
             variants += options.compile_variants(direction)
+        if workload.reducible:
+            variants.append(REDUCED)
         if workload.floor is not None:
             variants.append(FLOOR)
         if workload.traffic:

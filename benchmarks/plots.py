@@ -25,6 +25,7 @@ from .records import (
     HEADLINE,
     OURS,
     PICTURES,
+    REDUCED,
     TRAINING,
     GroupKey,
     Row,
@@ -36,6 +37,7 @@ from .shapes import CALL
 
 COLOURS = {
     OURS: "#0072B2",
+    REDUCED: "#332288",
     EAGER: "#8C8C8C",
     COMPILE: "#E69F00",
     COMPILE_MAX: "#D55E00",

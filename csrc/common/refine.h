@@ -39,8 +39,7 @@ inline std::tuple<Tensor, Tensor> refine_forward(const Tensor& p_low,
   }
   if constexpr (kFusedConvolutions) {
     if (fuses_convolutions(p_low)) {
-      return {refine_conv(p_low, context, mask, refine.weight, refine.bias, refine.reduced),
-              mask};
+      return {refine_conv(p_low, context, mask, refine.weight, refine.bias, refine.reduced), mask};
     }
   }
   return {convolve_relu(mask_apply(p_low, context, mask), refine, channels_last), mask};

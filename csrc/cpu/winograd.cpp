@@ -1,4 +1,5 @@
-// Winograd F(2x2, 3x3) convolutions of the CPU in float32: threads, strips and buffers.
+// Winograd convolutions of the CPU in float32, F(2x2, 3x3) and, where reduced precision is asked
+// for, F(4x4, 3x3): threads, strips and buffers.
 //
 // For C = D = 256 and 200 x 200 pixels (47.2 GFLOP directly). Operations: 16 products of 10^4
 // tiles, 21.0 GFLOP. Bytes: 41 MB in, read twice as tile rows overlap; 41 MB out, or 1.3 MB of bits
@@ -13,6 +14,11 @@
 // second-level cache are alike, and prefetching U gains nothing. Sums of 32 channels in registers
 // cost no more time than sums of 256, and halve the error: 0.8 of the library's (contiguous) where
 // one chain gave 2. F(4x4) and F(2x4) break the rule for errors in the contiguous format.
+//
+// F(4x4): 36 products of 2500 tiles, 11.8 GFLOP, 38 ms. V of a tile is 37 KB, so that a strip of
+// one block of rows (14 tiles) fills half of the second-level cache, and U, 9.4 MB, streams past
+// each from the third level: 4.6 bytes a cycle at one multiply-add, a fourth of what that gives.
+// Measured as above: gate 0.26 to 0.29, refine 0.28 to 0.30.
 #include "winograd.h"
 
 #include <unistd.h>

@@ -71,7 +71,7 @@ constexpr int products_of(int m) { return (m + 2) * (m + 2); }
 // V[xi][channel block][tile][kLanes] of a strip; `rows` has room for m + 2 staged rows.
 template <int m>
 void transform_input(const WinogradInput& in, int64_t first, int64_t count, int64_t strip,
-                            float* rows, float* v) {
+                     float* rows, float* v) {
   const int64_t blocks = (in.C + kLanes - 1) / kLanes, xi_stride = blocks * strip * kLanes;
   for (int64_t block = 0; block < blocks; ++block) {
     for_segments<m>(in.H, in.W, first, count, [&](const Segment& s) {

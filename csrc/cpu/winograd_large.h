@@ -105,9 +105,9 @@ inline void transform_large_weight(const float (&taps)[9][kColumns], float* u, i
   constexpr double a = kA, b = kB, at_a = 2 * a * a * (a * a - b * b),
                    at_b = 2 * b * b * (b * b - a * a);
   constexpr double g[6][3] = {
-      {1 / (a * a * b * b), 0, 0},          {1 / at_a, a / at_a, a * a / at_a},
-      {1 / at_a, -a / at_a, a * a / at_a},  {1 / at_b, b / at_b, b * b / at_b},
-      {1 / at_b, -b / at_b, b * b / at_b},  {0, 0, 1}};
+      {1 / (a * a * b * b), 0, 0},         {1 / at_a, a / at_a, a * a / at_a},
+      {1 / at_a, -a / at_a, a * a / at_a}, {1 / at_b, b / at_b, b * b / at_b},
+      {1 / at_b, -b / at_b, b * b / at_b}, {0, 0, 1}};
   double rows[6][3][kColumns];
   for (int i = 0; i < 6; ++i) {
     for (int x = 0; x < 3; ++x) {
