@@ -20,8 +20,8 @@ class use_float32_precision(Switch):
 
     Args:
         name: ``"highest"`` (the default): at most 1.25 times eager's error. ``"high"``: a faster algorithm
-            whose error is at most ten times eager's, about twice as a rule. A compiled program follows the choice by
-            compiling again; an exported one keeps what held at its export.
+            whose error is at most four times eager's. A compiled program follows the choice by compiling again;
+            an exported one keeps what held at its export.
 
     Raises:
         ValueError: for any other name.

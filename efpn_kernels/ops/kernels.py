@@ -140,7 +140,7 @@ KERNELS: dict[str, str] = {
 
 # Convolutions fused with what stands before and behind them. A backend may leave them out, or provide
 # them for some dtypes only: the operators then use the library's convolution and the kernels above.
-# Where `reduced` allows it, a faster algorithm may make ten times the error of the library's convolution.
+# Where `reduced` allows it, a faster algorithm may make four times the error of the library's convolution.
 FUSED_CONVOLUTIONS: dict[str, str] = {
     # low_gate of conv3x3(p_low, weight), nothing of [N, D, H, W] written. With keep, `kept` is what the
     # backward needs besides its inputs, in a form of the backend's own; else it has zero elements.
