@@ -13,14 +13,14 @@ class use_float32_precision(Switch):
     """Choose the precision of the block's float32 convolutions, for all following calls or a ``with`` block.
 
     A setter, a context manager and a decorator for the process, as :class:`use_backend` is. What differs is the
-    CPU backend's forward; gradients, other dtypes and other backends are the same with both.
+    CPU backend, forward and in the gradients of the maps; other dtypes and other backends are the same with both.
 
     ``torch.set_float32_matmul_precision`` says of itself that it leaves convolutions alone, and programs set it for
     their GPU: it is not asked.
 
     Args:
         name: ``"highest"`` (the default): at most 1.25 times eager's error. ``"high"``: a faster algorithm
-            whose error is at most four times eager's. A compiled program follows the choice by compiling again;
+            whose error is at most six times eager's. A compiled program follows the choice by compiling again;
             an exported one keeps what held at its export.
 
     Raises:

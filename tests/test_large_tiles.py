@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import accuracy
 import pytest
 import torch
 from accuracy import assert_accurate, assert_rule
@@ -22,8 +23,9 @@ from test_winograd import (
     refine_problem,
 )
 
-FACTOR = 4.0
+FACTOR = 6.0
 """What the error may be beside eager's, where :data:`accuracy.FACTOR` holds by default."""
+MISTAKE = accuracy.MISTAKE * FACTOR / accuracy.FACTOR
 
 SIDES = range(1, 13)
 Maker = Callable[[Size, str, int, bool], Problem]
@@ -63,11 +65,11 @@ class TestValues:
         """Inside, at every border, and in tiles that the border cuts after one, two or three pixels."""
         for width in SIDES:
             size = (1, 5, 6, height, width)
-            assert_accurate(lambda seed, size=size: make(size, layout, seed, True))
+            assert_accurate(lambda seed, size=size: make(size, layout, seed, True), mistake=MISTAKE)
 
     @pytest.mark.parametrize("size", SIZES, ids=str)
     def test_every_shape(self, make: Maker, layout: str, size: Size) -> None:
-        assert_accurate(lambda seed: make(size, layout, seed, True))
+        assert_accurate(lambda seed: make(size, layout, seed, True), mistake=MISTAKE)
 
 
 @every_layout

@@ -51,11 +51,13 @@ class LowGate(torch.autograd.Function):
     def forward(ctx: Any, reduced: bool, *args: Tensor) -> Tensor:
         gate, kept = torch.ops.efpn.low_gate_conv(*args, True, reduced)
         ctx.save_for_backward(gate, kept, *args[:4])
+        ctx.reduced = reduced
         return gate
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *torch.ops.efpn.low_gate_conv_backward(grad.contiguous(), *ctx.saved_tensors)
+        tensors = (grad.contiguous(), *ctx.saved_tensors)
+        return None, *torch.ops.efpn.low_gate_conv_backward(*tensors, ctx.reduced)
 
 
 class Refine(torch.autograd.Function):
@@ -73,13 +75,14 @@ class Refine(torch.autograd.Function):
     ) -> Tensor:
         out = torch.ops.efpn.refine_conv(p_low, context, mask, weight, bias, reduced)
         ctx.save_for_backward(out, p_low, context, mask, weight)
+        ctx.reduced = reduced
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         out, p_low, context, mask, weight = ctx.saved_tensors
         grad_x, grad_weight, grad_bias = torch.ops.efpn.refine_conv_backward(
-            grad, out, p_low, context, mask, weight
+            grad, out, p_low, context, mask, weight, ctx.reduced
         )
         return None, grad_x * mask, grad_weight, grad_bias, None, None
 

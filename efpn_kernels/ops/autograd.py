@@ -42,7 +42,10 @@ class Operator(NamedTuple):
     saved: Callable[[Tensor, Sequence[Tensor | None]], Sequence[Tensor | None]]
     """What backward needs of the output and the tensors, beside the state."""
     gradients: Callable[..., Sequence[Tensor | None]]
-    """``(namespace, grad_out, saved, state, channels_last, grad_dtype)`` to one gradient a tensor."""
+    """``(namespace, grad_out, saved, state, channels_last, grad_dtype)`` to one gradient a tensor.
+
+    With ``reduced`` at the end where the precision can be reduced.
+    """
     reducible: bool = False
     """Whether its precision can be reduced."""
 
@@ -77,6 +80,7 @@ class _Call(torch.autograd.Function):
         )
         ctx.set_materialize_grads(False)
         ctx.namespace, ctx.name, ctx.channels_last = namespace, name, channels_last
+        ctx.reduced = reduced
         saved = OPERATORS[name].saved(out, tensors)
         ctx.count = len(saved)
         ctx.save_for_backward(*saved, *state)
@@ -90,7 +94,13 @@ class _Call(torch.autograd.Function):
         tensors = ctx.saved_tensors
         saved, state = tensors[: ctx.count], tensors[ctx.count :]
         grads = OPERATORS[ctx.name].gradients(
-            ctx.namespace, grad_out, saved, list(state), ctx.channels_last, ctx.grad_dtype
+            ctx.namespace,
+            grad_out,
+            saved,
+            list(state),
+            ctx.channels_last,
+            ctx.grad_dtype,
+            *ctx.reduced,
         )
         if torch.is_grad_enabled():  # create_graph=True
             grads = _OnceDifferentiable.apply(ctx.name, len(grads), *grads, grad_out, *saved)

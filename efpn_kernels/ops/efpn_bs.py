@@ -39,7 +39,7 @@ SCHEMA = (
 # The gradients of p_low, p_high and of the parameters, without those of a projection that is not there.
 BACKWARD_SCHEMA = (
     f"(Tensor grad_out, Tensor out, Tensor p_low, Tensor p_high, {_TYPED}, Tensor[] state, "
-    "bool channels_last, ScalarType? grad_dtype=None) -> Tensor[]"
+    "bool channels_last, ScalarType? grad_dtype=None, bool reduced=False) -> Tensor[]"
 )
 
 FakeHidden = Callable[[Tensor, int, int, bool], Tensor]
@@ -118,9 +118,10 @@ def _gradients(
     state: list[Tensor],
     channels_last: bool,
     grad_dtype: torch.dtype | None,
+    reduced: bool,
 ) -> list[Tensor | None]:
     op = getattr(torch.ops, namespace).efpn_bs_backward.default
-    grads = autograd.run(op, grad_out, *saved, state, channels_last, grad_dtype)
+    grads = autograd.run(op, grad_out, *saved, state, channels_last, grad_dtype, reduced)
     without_projection = (None, None) if saved[3] is None else ()
     return [*grads[:2], *without_projection, *grads[2:]]
 
