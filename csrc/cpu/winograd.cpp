@@ -97,6 +97,9 @@ const WinogradBlocking& winograd_blocking() {
 
 namespace {
 
+// Below it the larger weights U take longer to make than the fewer products save.
+constexpr int64_t kLeastLargeTiles = 25;
+
 template <int m>
 void convolve_by_tiles(const WinogradInput& in, const WinogradWeight& weight,
                        const WinogradOutput& out) {
@@ -120,7 +123,8 @@ void convolve_by_tiles(const WinogradInput& in, const WinogradWeight& weight,
 void winograd_convolve(const WinogradInput& in, const WinogradWeight& weight,
                        const WinogradOutput& out, bool reduced) {
   if (tiles_of(in) == 0) return;
-  if (reduced && 36 * tiles_of(in, 4) < 16 * tiles_of(in)) {
+  const int64_t large = tiles_of(in, 4);
+  if (reduced && large >= kLeastLargeTiles && 36 * large < 16 * tiles_of(in)) {
     return convolve_by_tiles<4>(in, weight, out);
   }
   convolve_by_tiles<2>(in, weight, out);

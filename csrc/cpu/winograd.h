@@ -71,7 +71,7 @@ Buffer pad_to_registers(const float* rows, int64_t count, int64_t length);
 const WinogradBlocking& winograd_blocking();
 
 // out = conv3x3(in, weight) with padding 1, parallel over strips of tiles. With `reduced` precision
-// by F(4x4, 3x3), where that takes fewer products.
+// by F(4x4, 3x3), where that is the faster.
 void winograd_convolve(const WinogradInput& in, const WinogradWeight& weight,
                        const WinogradOutput& out, bool reduced = false);
 

@@ -136,8 +136,8 @@ FAULTS = (
     ),
     (
         CPU + "winograd.cpp",
-        "if (reduced && 36 * tiles_of(in, 4) < 16 * tiles_of(in)) {",
-        "if (reduced) {",
+        "if (reduced && large >= kLeastLargeTiles && 36 * large < 16 * tiles_of(in)) {",
+        "if (reduced && large >= kLeastLargeTiles) {",
         LARGE_TILES,
     ),
     (
