@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-import accuracy
 import pytest
 import test_winograd
 import torch
@@ -24,7 +23,6 @@ from test_winograd import (
 
 FACTOR = 6.0
 """What the error may be beside eager's, where :data:`accuracy.FACTOR` holds by default."""
-MISTAKE = accuracy.MISTAKE * FACTOR / accuracy.FACTOR
 
 LEAST_TILES = 25
 """Of the source: fewer are computed by F(2x2, 3x3)."""
@@ -69,11 +67,11 @@ class TestValues:
         """Inside, at every border, and in tiles that the border cuts after one, two or three pixels."""
         for width in SIDES:
             size = (LEAST_TILES, 5, 6, height, width)
-            assert_accurate(lambda seed, size=size: make(size, layout, seed, True), mistake=MISTAKE)
+            assert_accurate(lambda seed, size=size: make(size, layout, seed, True), factor=FACTOR)
 
     @pytest.mark.parametrize("size", SIZES, ids=str)
     def test_every_shape(self, make: Maker, layout: str, size: Size) -> None:
-        assert_accurate(lambda seed: make(size, layout, seed, True), mistake=MISTAKE)
+        assert_accurate(lambda seed: make(size, layout, seed, True), factor=FACTOR)
 
 
 @every_layout
