@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import efpn_kernels
 
-from .records import AUTOGRAD, COMPILE, COMPILE_MAX, COPY, EAGER, FLOOR, OURS, RIVALS
+from .records import AUTOGRAD, COMPILE, COMPILE_MAX, COPY, EAGER, FLOOR, OURS, REDUCED, RIVALS
 from .rivals import ENGINES
 from .workload import Group, Workload, as_format
 
@@ -63,7 +63,9 @@ class Candidate:
         self.parameters = tuple(self.module.parameters())
 
     def activate(self) -> AbstractContextManager:
-        """Selects the backend for as long as this candidate runs."""
+        """Selects the backend or the precision for as long as this candidate runs."""
+        if self.entrant.variant == REDUCED:
+            return efpn_kernels.use_float32_precision("high")
         backend = self.entrant.backend
         return efpn_kernels.use_backend(backend) if backend else nullcontext()
 
@@ -178,7 +180,7 @@ def entrants(group: Group, backends: tuple[str, ...]) -> list[Entrant]:
         found += [Entrant(OURS, memory_format, backend) for backend in backends]
         found += [
             Entrant(variant, memory_format)
-            for variant in (COMPILE, COMPILE_MAX, FLOOR, AUTOGRAD)
+            for variant in (REDUCED, COMPILE, COMPILE_MAX, FLOOR, AUTOGRAD)
             if variant in group.variants
         ]
     if "contiguous" in workload.formats:  # the only one that engines take
@@ -195,7 +197,7 @@ def build(entrant: Entrant, group: Group, device: str, sets: int) -> Candidate:
     goes on with the others.
     """
     workload, memory_format = group.workload, entrant.memory_format
-    if entrant.variant == OURS:
+    if entrant.variant in (OURS, REDUCED):
         return Candidate(entrant, fused_module(workload, device, memory_format))
     if entrant.variant == COPY:
         module = Copy(workload.traffic[group.direction], sets, device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from benchmarks.baselines import convolution_floor
 from benchmarks.plan import Options, groups_of
 from benchmarks.shapes import CALL, block_shapes
@@ -26,6 +28,7 @@ def plan(options: Options) -> list[Group]:
                 differentiable=(True, True),
                 dtype=dtype,
                 floor=convolution_floor if shape != CALL else None,
+                reducible=options.device == "cpu" and dtype == torch.float32 and shape != CALL,
             )
             groups += groups_of(workload, options)
     return groups

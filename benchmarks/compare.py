@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import report
-from .records import EAGER, FLOOR, OURS, GroupKey, Row
+from .records import EAGER, FLOOR, OURS, REDUCED, GroupKey, Row
 
 LIMIT = 5.0  # percent
 # What has to be the same, or the ratios speak of something else.
@@ -62,8 +62,12 @@ class Change:
 
 
 def cases(rows: Sequence[Row]) -> dict[Case, Row]:
-    """Ours by case."""
-    return {(row.group, row.memory_format, row.ran_on): row for row in rows if row.variant == OURS}
+    """Ours by case; reduced precision is a case of its own."""
+    return {
+        (row.group, row.memory_format, row.ran_on if row.variant == OURS else row.label): row
+        for row in rows
+        if row.variant in (OURS, REDUCED)
+    }
 
 
 def anchors(rows: Sequence[Row]) -> dict[tuple[GroupKey, str], dict[str, Row]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .accuracy import SLACK
+from .accuracy import REDUCED_SLACK, SLACK
 from .records import (
     COMPILE,
     COMPILE_MAX,
@@ -16,6 +16,7 @@ from .records import (
     FLOOR,
     FORWARD,
     OURS,
+    REDUCED,
     RIVALS,
     TRAINING,
     GroupKey,
@@ -151,6 +152,7 @@ def cpu_block_goals(key: GroupKey, contest: Contest) -> list[Goal]:
             *at_most(name + "time / library floor (stretch)", floor, 0.65),
             *at_least(name + "speed-up over eager (stretch)", contest.speedup(EAGER), 2.8),
             *engines,
+            *reduced_goals(name, contest),
         ]
     if key.direction != TRAINING:
         return []
@@ -162,6 +164,19 @@ def cpu_block_goals(key: GroupKey, contest: Contest) -> list[Goal]:
         *at_least(name + "speed-up over eager", contest.speedup(EAGER), eager_bound),
         *memory_goals(name, contest),
     ]
+
+
+def reduced_goals(name: str, contest: Contest) -> list[Goal]:
+    """Speed and error where reduced precision is asked for."""
+    reduced = contest.find(REDUCED)
+    if reduced is None:
+        return []
+    floor = Contest(contest.rows, reduced).times(FLOOR)
+    name += "reduced precision: "
+    goals = at_most(name + "time / library floor", floor, 0.38)
+    return goals + at_most(
+        name + "error / eager's", reduced.error / reduced.eager_error, REDUCED_SLACK
+    )
 
 
 def cuda_block_goals(key: GroupKey, contest: Contest) -> list[Goal]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import efpn_kernels
 
-from .accuracy import BASELINE_SLACK, SLACK, Errors, judge, run
+from .accuracy import BASELINE_SLACK, REDUCED_SLACK, SLACK, Errors, judge, run
 from .baselines import Candidate, Entrant, Inputs, build, entrants
 from .contestant import Check, Contestant, NotTimed, omission, reason_of, rows_of
 from .memory import keep_freed_memory, measure_memory
@@ -22,6 +22,7 @@ from .records import (
     EAGER,
     FORWARD,
     OURS,
+    REDUCED,
     RIVALS,
     TRAINING,
     Omission,
@@ -42,6 +43,7 @@ from .workload import Group, Workload
 MIN_ROUNDS, MAX_ROUNDS = 3, 40
 # A call this long needs no further warm-up for a good estimate.
 LONG_CALL_S = 0.25
+SLACKS = {OURS: SLACK, REDUCED: REDUCED_SLACK}
 
 Progress = Callable[[str], None]
 Notice = Callable[[Group, Entrant], None]
@@ -165,7 +167,7 @@ class Harness:
             error, eager_error = self._errors.compare(
                 candidate, self._eager(candidate, direction), direction, slack_of(candidate)
             )
-            if variant == OURS:
+            if variant in SLACKS:
                 ran_on = efpn_kernels.explain(*inputs).backend
                 again = run(candidate.module, inputs, candidate.parameters, direction)
                 repeatable = all(map(_same_bits, results, again))
@@ -246,7 +248,7 @@ class Harness:
 
 def slack_of(candidate: Candidate) -> float:
     """How many times eager's error a candidate may have."""
-    return SLACK if candidate.entrant.variant == OURS else BASELINE_SLACK
+    return SLACKS.get(candidate.entrant.variant, BASELINE_SLACK)
 
 
 def _same_bits(first: Tensor, second: Tensor) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .records import AUTOGRAD, COMPILE, COMPILE_MAX, COPY, EAGER, FLOOR, FORWARD, TRAINING
+from .records import AUTOGRAD, COMPILE, COMPILE_MAX, COPY, EAGER, FLOOR, FORWARD, REDUCED, TRAINING
 from .timers import MAX_COLD_SETS, cold_sets
 from .workload import Group, Workload
 
@@ -81,6 +81,8 @@ def groups_of(
         if direction in compared:
             variants += options.compile_variants(direction)
         variants += options.rivals_in(workload, direction)
+        if workload.reducible:
+            variants.append(REDUCED)
         if workload.floor is not None:
             variants.append(FLOOR)
         if workload.traffic:

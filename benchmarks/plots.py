@@ -27,6 +27,7 @@ from .records import (
     OPENVINO,
     OURS,
     PICTURES,
+    REDUCED,
     RIVALS,
     TRAINING,
     GroupKey,
@@ -39,6 +40,7 @@ from .shapes import CALL
 
 COLOURS = {
     OURS: "#0072B2",
+    REDUCED: "#332288",
     EAGER: "#8C8C8C",
     COMPILE: "#E69F00",
     COMPILE_MAX: "#D55E00",

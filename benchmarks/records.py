@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 OURS = "efpn_kernels"
+REDUCED = "efpn_kernels, reduced precision"
 EAGER = "eager"
 COMPILE = "torch.compile"
 COMPILE_MAX = "torch.compile max-autotune"
@@ -144,6 +145,6 @@ def ours_in(rows: Sequence[Row], memory_format: str) -> Row | None:
 def speedup_over(row: Row, rows: Sequence[Row]) -> float | None:
     """How many times faster ours is than an equal implementation in the row's memory format."""
     ours = ours_in(rows, row.memory_format)
-    if ours is None or row.variant in (OURS, FLOOR, COPY, AUTOGRAD):
+    if ours is None or row.variant in (OURS, REDUCED, FLOOR, COPY, AUTOGRAD):
         return None
     return row.median_s / ours.median_s

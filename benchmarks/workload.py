@@ -53,6 +53,7 @@ class Workload:
             its ``forward`` takes the same inputs.
         traffic: for memory-bound operators, the bytes that have to move, by direction.
         autograd_alone: whether training is so short that the time of autograd alone is of interest.
+        reducible: whether ``use_float32_precision("high")`` changes what runs.
     """
 
     operator: str
@@ -67,6 +68,7 @@ class Workload:
     floor: Callable[[nn.Module], nn.Module] | None = None
     traffic: Mapping[str, int] = field(default_factory=dict)
     autograd_alone: bool = False
+    reducible: bool = False
 
     @property
     def dtype_name(self) -> str:

@@ -12,12 +12,14 @@ __all__ = [
     "EFPNBSLevel",
     "__version__",
     "current_backend",
+    "current_float32_precision",
     "explain",
     "functional",
     "graphed",
     "patch",
     "reference",
     "use_backend",
+    "use_float32_precision",
 ]
 
 if find_spec("torch") is not None:
@@ -26,6 +28,7 @@ if find_spec("torch") is not None:
     from .graphed import graphed
     from .levels import EFPNBSLevel
     from .modules import CEM, EFPNBS, FBSM, DCLoss, patch
+    from .precision import current_float32_precision, use_float32_precision
 else:  # `efpn --help` and `efpn doctor` still have something to say
 
     def __getattr__(name: str) -> object:

@@ -6,7 +6,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import ContextDecorator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import _libraries, checks, measured
+from ._switch import Switch
 from .ops import efpn_bs
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -93,11 +93,8 @@ AUTO_ORDER = (
 
 # ---- the choice ------------------------------------------------------------------------------------
 
-# A wrong name is refused where it is used, so that `efpn doctor` can say so.
-_choice = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
 
-
-class use_backend(ContextDecorator):
+class use_backend(Switch):
     """Choose the backend of all following calls, or of those inside a ``with`` block.
 
     Like ``torch.set_grad_enabled``: calling it is enough, and as a context manager (or decorator) it restores on
@@ -113,35 +110,14 @@ class use_backend(ContextDecorator):
         ValueError: for any other name.
     """
 
-    def __init__(self, name: str) -> None:
-        global _choice
-        if name != "auto" and name not in BACKENDS:
-            raise ValueError(f"use_backend: expected one of {('auto', *BACKENDS)}, got {name!r}")
-        self.name = name
-        self.before = _choice
-        self.outer: list[str] = []
-        _choice = name
-
-    def __enter__(self) -> use_backend:
-        global _choice
-        self.outer.append(self.before if _choice == self.name else _choice)
-        _choice = self.name
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        global _choice
-        _choice = self.outer.pop()
-
-    def __call__(self, function: Callable) -> Callable:
-        """As a decorator it chooses nothing until the function is called."""
-        global _choice
-        _choice = self.before
-        return super().__call__(function)
+    names = ("auto", *BACKENDS)
+    # A wrong name is refused where it is used, so that `efpn doctor` can say so.
+    choice = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
 
 
 def current_backend() -> str:
     """The choice that holds: a name of :class:`use_backend`."""
-    return _choice
+    return use_backend.choice
 
 
 def why_unsupported(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -190,7 +166,7 @@ def select(operator: str, x: Tensor) -> str:
     Raises:
         RuntimeError: if an explicitly chosen backend cannot run, with the reason.
     """
-    choice = _choice
+    choice = use_backend.choice
     if choice != "auto":
         reason = why_unsupported(choice, x.device, x.dtype)
         if reason is not None:
@@ -283,18 +259,18 @@ def explain(*arguments: str | Tensor) -> Explanation:
     if not tensors or len(tensors) + (operator is not None) != len(arguments):
         kinds = [type(a).__name__ for a in arguments]
         raise TypeError(f"explain: expected tensors after an optional operator name, got {kinds}")
-    first = tensors[0]
+    choice, first = use_backend.choice, tensors[0]
     described = ", ".join(f"{list(t.shape)} {t.dtype} on {t.device}" for t in tensors)
     mixed = _mixture(operator, tensors)
     if mixed is not None:
-        return Explanation(operator, described, _choice, None, dict.fromkeys(BACKENDS, mixed))
-    candidates = _order(operator or "efpn_bs", first) if _choice == "auto" else (_choice,)
+        return Explanation(operator, described, choice, None, dict.fromkeys(BACKENDS, mixed))
+    candidates = _order(operator or "efpn_bs", first) if choice == "auto" else (choice,)
     refused: dict[str, str] = {}
     chosen = None
     for name in (*candidates, *(b for b in BACKENDS if b not in candidates)):
         reason = why_unsupported(name, first.device, first.dtype)
         if reason is None and name not in candidates:
-            reason = f"{_choice!r} was chosen"
+            reason = f"{choice!r} was chosen"
         elif reason is None and chosen is not None:
             reason = f"{chosen} is preferred"
         if reason is None:
@@ -303,7 +279,7 @@ def explain(*arguments: str | Tensor) -> Explanation:
             refused[name] = reason
     dtype = str(first.dtype).removeprefix("torch.")
     call = measured.Call(operator or "efpn_bs", first.device.type, dtype, tuple(first.shape))
-    return Explanation(operator, described, _choice, chosen, refused, call)
+    return Explanation(operator, described, choice, chosen, refused, call)
 
 
 def _mixture(operator: str | None, tensors: list[Tensor]) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import backends, checks, reference
+from . import backends, checks, precision, reference
 from .ops import autograd
 from .ops import dc_loss as dc_loss_operator
 
@@ -37,7 +37,8 @@ def _run(
         backend = backends.select(public_name, tensors[0])
         if backend != "reference":
             namespace = backends.DESCRIPTORS[backend].namespace
-            return autograd.call(namespace, operator, *tensors)
+            reduced = precision.current_float32_precision() != "highest"
+            return autograd.call(namespace, operator, *tensors, reduced=reduced)
     except Exception:
         check()
         maps = {"c_low" if public_name == "fbsm" else "p_low": tensors[0], "p_high": tensors[1]}

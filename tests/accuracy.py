@@ -62,7 +62,7 @@ def assert_same_meta(ours: Tensor, like: Tensor, name: str) -> None:
         assert got == expected, f"{name}: {attribute} is {got}, expected {expected}"
 
 
-def complaint(name: str, draws: list[Draw]) -> str | None:
+def complaint(name: str, draws: list[Draw], factor: float = FACTOR) -> str | None:
     """What is wrong with one result, given a few draws of its problem."""
     eager, oracle, ours = ([draw[i][name] for draw in draws] for i in range(3))
     for mine, like in zip(ours, eager, strict=True):
@@ -78,9 +78,9 @@ def complaint(name: str, draws: list[Draw]) -> str | None:
     for i, measure in enumerate(("largest absolute", "l2")):
         error, of_eager = (statistics.median(e[i] for e in of) for of in (our_errors, eager_errors))
         if measure == "l2" and oracle[0].numel() >= MANY and len(draws) >= DRAWS:
-            limit = FACTOR * of_eager
+            limit = factor * of_eager
         else:
-            limit = MISTAKE * max(e[i] for e in eager_errors)
+            limit = MISTAKE * factor / FACTOR * max(e[i] for e in eager_errors)
         limit += ulp(dtype, magnitude)
         if dtype == torch.float64:
             limit = FLOAT64_TOLERANCE * magnitude
@@ -89,7 +89,9 @@ def complaint(name: str, draws: list[Draw]) -> str | None:
     return None
 
 
-def assert_accurate(make: Callable[[int], Problem], draws: int = DRAWS) -> None:
+def assert_accurate(
+    make: Callable[[int], Problem], draws: int = DRAWS, factor: float = FACTOR
+) -> None:
     """The result and every gradient of ``make(seed)`` are free of mistakes. Names all that are not.
 
     The interpreter of Triton takes seconds for a draw: there the others are taken only if the first one, held
@@ -98,19 +100,22 @@ def assert_accurate(make: Callable[[int], Problem], draws: int = DRAWS) -> None:
     results: list[Draw] = []
     for count in (1, draws, MORE_DRAWS) if INTERPRETED else (draws, MORE_DRAWS):
         results += [solve(make(seed)) for seed in range(len(results), count)]
-        complaints = all_complaints(results)
+        complaints = all_complaints(results, factor)
         if not complaints:
             return
     raise AssertionError("\n".join(complaints))
 
 
-def all_complaints(draws: list[Draw]) -> list[str]:
+def all_complaints(draws: list[Draw], factor: float = FACTOR) -> list[str]:
     """What is wrong with the results of a few draws."""
-    return [text for name in draws[0][1] if (text := complaint(name, draws))]
+    return [text for name in draws[0][1] if (text := complaint(name, draws, factor))]
 
 
-def assert_rule(problems: list[Problem]) -> None:
-    """Over problems of one dtype, result and gradients keep the rule in the geometric mean."""
+def assert_rule(problems: list[Problem], factor: float = FACTOR) -> None:
+    """Over problems of one dtype, result and gradients keep the rule in the geometric mean.
+
+    With another ``factor`` on eager's error where reduced precision was asked for.
+    """
     logarithms: dict[str, list[tuple[float, float]]] = {}
     for problem in problems:
         eager, oracle, ours = solve(problem)
@@ -118,7 +123,7 @@ def assert_rule(problems: list[Problem]) -> None:
             unit = ulp(ours[name].dtype, exact.abs().max().item())
             mine, theirs = errors(ours[name], exact), errors(eager[name], exact)
             for measure, error, other in zip(("max", "l2"), mine, theirs, strict=True):
-                limit = FACTOR * other + unit
+                limit = factor * other + unit
                 # A result that is exact by luck must not pay for another's mistake.
                 counted = max(error, unit / 2, limit * LUCK)
                 pair = math.log(counted), math.log(limit)

@@ -48,14 +48,16 @@ class LowGate(torch.autograd.Function):
     """``low_gate_conv`` with its backward."""
 
     @staticmethod
-    def forward(ctx: Any, *args: Tensor) -> Tensor:
-        gate, kept = torch.ops.efpn.low_gate_conv(*args, True)
+    def forward(ctx: Any, reduced: bool, *args: Tensor) -> Tensor:
+        gate, kept = torch.ops.efpn.low_gate_conv(*args, True, reduced)
         ctx.save_for_backward(gate, kept, *args[:4])
+        ctx.reduced = reduced
         return gate
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        return torch.ops.efpn.low_gate_conv_backward(grad.contiguous(), *ctx.saved_tensors)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        tensors = (grad.contiguous(), *ctx.saved_tensors)
+        return None, *torch.ops.efpn.low_gate_conv_backward(*tensors, ctx.reduced)
 
 
 class Refine(torch.autograd.Function):
@@ -63,19 +65,26 @@ class Refine(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, p_low: Tensor, weight: Tensor, bias: Tensor, context: Tensor | None, mask: Tensor
+        ctx: Any,
+        reduced: bool,
+        p_low: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        context: Tensor | None,
+        mask: Tensor,
     ) -> Tensor:
-        out = torch.ops.efpn.refine_conv(p_low, context, mask, weight, bias)
+        out = torch.ops.efpn.refine_conv(p_low, context, mask, weight, bias, reduced)
         ctx.save_for_backward(out, p_low, context, mask, weight)
+        ctx.reduced = reduced
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         out, p_low, context, mask, weight = ctx.saved_tensors
         grad_x, grad_weight, grad_bias = torch.ops.efpn.refine_conv_backward(
-            grad, out, p_low, context, mask, weight
+            grad, out, p_low, context, mask, weight, ctx.reduced
         )
-        return grad_x * mask, grad_weight, grad_bias, None, None
+        return None, grad_x * mask, grad_weight, grad_bias, None, None
 
 
 def low_gate(p_low: Tensor, weight: Tensor, border: Tensor, *gate: Tensor) -> Tensor:
@@ -105,7 +114,7 @@ class Draw:
         return self(D, C, 3, 3, scale=(9 * C) ** -0.5)
 
 
-def low_gate_problem(size: Size, layout: str, seed: int = 0) -> Problem:
+def low_gate_problem(size: Size, layout: str, seed: int = 0, reduced: bool = False) -> Problem:
     N, C, D, H, W = size
     draw = Draw(size, layout, seed)
     tensors = {
@@ -117,19 +126,22 @@ def low_gate_problem(size: Size, layout: str, seed: int = 0) -> Problem:
     }
     grad = draw(N * H * W).view(N, 1, H, W)
     leaves = {name: x.requires_grad_() for name, x in tensors.items()}
-    return Problem(LowGate.apply, low_gate, leaves, grad_out=grad)
+    return Problem(lambda *args: LowGate.apply(reduced, *args), low_gate, leaves, grad_out=grad)
 
 
-def refine_problem(size: Size, layout: str, mask: str, context: bool, seed: int = 0) -> Problem:
+def refine_problem(
+    size: Size, layout: str, mask: str, context: bool, seed: int = 0, reduced: bool = False
+) -> Problem:
     N, C, D, H, W = size
     draw = Draw(size, layout, seed)
     tensors = {"p_low": draw(N, C, H, W), "weight": draw.weight(D, C), "bias": draw(D)}
     gate = draw(N * H * W).view(N, 1, H, W) if mask == "gate" else draw(N, C, H, W)
+    gate = gate.sigmoid()
     added, grad = (draw(N, C) if context else None), draw(N, D, H, W)
     leaves = {name: x.requires_grad_() for name, x in tensors.items()}
     return Problem(
-        lambda *args: Refine.apply(*args, added, gate.sigmoid()),
-        lambda *args: refine(*args, added, gate.sigmoid()),
+        lambda *args: Refine.apply(reduced, *args, added, gate),
+        lambda *args: refine(*args, added, gate),
         leaves,
         grad_out=grad,
     )

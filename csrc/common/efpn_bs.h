@@ -123,12 +123,12 @@ inline Tensors block_backward(const Block& b, const Tensor& grad_out, const Tens
 
   const auto [grad_x, grad_refine_weight, grad_refine_bias] =
       refine_gradients(in_format(grad_out, b.channels_last), in_format(out, b.channels_last),
-                       b.p_low, context, mask, b.refine.weight, b.channels_last);
+                       b.p_low, context, mask, b.refine, b.channels_last);
   const auto [grad_logit, grad_context] = mask_apply_backward(grad_x, b.p_low, context, mask);
   const auto [grad_gate, grad_fuse_weight, grad_fuse_bias] =
       fuse_gradients(grad_logit, m_high, low.gate, b.fuse.weight, b.channels_last);
   const auto [grad_p_low, grad_context_of_gate, of_low] = low_gate_gradients(
-      grad_gate, low, b.p_low, context, b.low_conv.weight, b.low_gate.weight, b.channels_last);
+      grad_gate, low, b.p_low, context, b.low_conv, b.low_gate.weight, b.channels_last);
   mask_merge_(grad_p_low, grad_x, mask);
   const auto [grad_p_high, of_high] =
       high_gate_gradients(grad_gate, m_high, b.p_high, b.high_conv, b.high_gate, b.channels_last);
@@ -161,14 +161,15 @@ inline std::tuple<Tensor, Tensors> efpn_bs(
     const Tensor& high_conv_bias, const Tensor& high_gate_weight, const Tensor& high_gate_bias,
     const Tensor& low_conv_weight, const Tensor& low_conv_bias, const Tensor& low_gate_weight,
     const Tensor& low_gate_bias, const Tensor& fuse_weight, const Tensor& fuse_bias,
-    const Tensor& refine_weight, const Tensor& refine_bias, bool channels_last, bool save) {
-  return block_forward(
-      Block(p_low, p_high,
-            {project_weight, project_bias, high_conv_weight, high_conv_bias, high_gate_weight,
-             high_gate_bias, low_conv_weight, low_conv_bias, low_gate_weight, low_gate_bias,
-             fuse_weight, fuse_bias, refine_weight, refine_bias},
-            channels_last),
-      save);
+    const Tensor& refine_weight, const Tensor& refine_bias, bool channels_last, bool save,
+    bool reduced) {
+  Block block(p_low, p_high,
+              {project_weight, project_bias, high_conv_weight, high_conv_bias, high_gate_weight,
+               high_gate_bias, low_conv_weight, low_conv_bias, low_gate_weight, low_gate_bias,
+               fuse_weight, fuse_bias, refine_weight, refine_bias},
+              channels_last);
+  block.low_conv.reduced = block.refine.reduced = reduced;
+  return block_forward(block, save);
 }
 
 inline Tensors efpn_bs_backward(
@@ -178,12 +179,13 @@ inline Tensors efpn_bs_backward(
     const Tensor& high_gate_bias, const Tensor& low_conv_weight, const Tensor& low_conv_bias,
     const Tensor& low_gate_weight, const Tensor& low_gate_bias, const Tensor& fuse_weight,
     const Tensor& fuse_bias, const Tensor& refine_weight, const Tensor& refine_bias,
-    const Tensors& state, bool channels_last, std::optional<ScalarType> grad_dtype) {
+    const Tensors& state, bool channels_last, std::optional<ScalarType> grad_dtype, bool reduced) {
   const std::array<std::optional<Tensor>, 14> parameters = {
       project_weight, project_bias,    high_conv_weight, high_conv_bias,  high_gate_weight,
       high_gate_bias, low_conv_weight, low_conv_bias,    low_gate_weight, low_gate_bias,
       fuse_weight,    fuse_bias,       refine_weight,    refine_bias};
-  const Block block(p_low, p_high, parameters, channels_last);
+  Block block(p_low, p_high, parameters, channels_last);
+  block.low_conv.reduced = block.refine.reduced = reduced;
   const Arguments arguments("efpn_bs_backward", "p_low", p_low);
   arguments.shape("grad_out", grad_out, to_vector(p_low.sizes()));
   arguments.shape("out", out, to_vector(p_low.sizes()));

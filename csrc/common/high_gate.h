@@ -13,6 +13,7 @@ EFPN_NAMESPACE_BEGIN
 // The parameters of a convolution: weight contiguous or channels_last, bias contiguous.
 struct Convolution {
   Tensor weight, bias;
+  bool reduced = false;  // whether the target may take the larger error of a faster algorithm
 };
 
 struct ConvolutionPairGradients {

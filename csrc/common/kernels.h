@@ -67,15 +67,16 @@ Tensor fuse_mask(const Tensor& m_high, const Tensor& m_low, const Tensor& weight
                  const Tensor& bias);
 std::tuple<Tensor, Tensor> low_gate_conv(const Tensor& p_low, const Tensor& weight,
                                          const Tensor& border, const Tensor& gate_weight,
-                                         const Tensor& gate_bias, bool keep);
+                                         const Tensor& gate_bias, bool keep, bool reduced);
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> low_gate_conv_backward(
     const Tensor& grad_gate, const Tensor& gate, const Tensor& kept, const Tensor& p_low,
-    const Tensor& weight, const Tensor& border, const Tensor& gate_weight);
+    const Tensor& weight, const Tensor& border, const Tensor& gate_weight, bool reduced);
 Tensor refine_conv(const Tensor& p_low, const std::optional<Tensor>& context, const Tensor& mask,
-                   const Tensor& weight, const Tensor& bias);
+                   const Tensor& weight, const Tensor& bias, bool reduced);
 std::tuple<Tensor, Tensor, Tensor> refine_conv_backward(const Tensor& grad_out, const Tensor& out,
                                                         const Tensor& p_low,
                                                         const std::optional<Tensor>& context,
-                                                        const Tensor& mask, const Tensor& weight);
+                                                        const Tensor& mask, const Tensor& weight,
+                                                        bool reduced);
 
 EFPN_NAMESPACE_END

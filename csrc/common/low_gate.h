@@ -39,7 +39,7 @@ inline LowGate low_gate_forward(const Tensor& p_low, const std::optional<Tensor>
   if (fused) {
     if constexpr (kFusedConvolutions) {
       const auto [m_low, bits] =
-          low_gate_conv(p_low, conv.weight, border, gate.weight, gate.bias, save);
+          low_gate_conv(p_low, conv.weight, border, gate.weight, gate.bias, save, conv.reduced);
       return {m_low, border, bits};
     }
   }
@@ -53,7 +53,7 @@ inline LowGate low_gate_forward(const Tensor& p_low, const std::optional<Tensor>
 // Gradients of p_low and the context (nothing without one), and those of the parameters.
 inline std::tuple<Tensor, Tensor, ConvolutionPairGradients> low_gate_gradients(
     const Tensor& grad_gate, const LowGate& saved, const Tensor& p_low,
-    const std::optional<Tensor>& context, const Tensor& conv_weight, const Tensor& gate_weight,
+    const std::optional<Tensor>& context, const Convolution& conv, const Tensor& gate_weight,
     bool channels_last) {
   const bool single = gate_weight.size(0) == 1;
   ConvolutionPairGradients grads;
@@ -61,8 +61,8 @@ inline std::tuple<Tensor, Tensor, ConvolutionPairGradients> low_gate_gradients(
   if (single && fuses_convolutions(p_low)) {
     if constexpr (kFusedConvolutions) {
       std::tie(grad_p_low, grads.conv_weight, grad_border, grads.gate_weight, grads.gate_bias) =
-          low_gate_conv_backward(grad_gate, saved.gate, saved.hidden, p_low, conv_weight,
-                                 saved.border, gate_weight);
+          low_gate_conv_backward(grad_gate, saved.gate, saved.hidden, p_low, conv.weight,
+                                 saved.border, gate_weight, conv.reduced);
     }
   } else {
     Tensor grad_conv;
@@ -76,12 +76,12 @@ inline std::tuple<Tensor, Tensor, ConvolutionPairGradients> low_gate_gradients(
       grad_conv = std::get<0>(relu_backward(of_gate.x, saved.hidden));
       grad_border = border_sum(grad_conv);
     }
-    const auto of_conv = convolve_backward(grad_conv, p_low, conv_weight, 1, channels_last, false);
+    const auto of_conv = convolve_backward(grad_conv, p_low, conv.weight, 1, channels_last, false);
     grad_p_low = of_conv.x, grads.conv_weight = of_conv.weight;
   }
   if (context) {
     const auto [of_context, of_weight, of_bias] =
-        border_bias_backward(grad_border, *context, conv_weight, p_low.size(2), p_low.size(3));
+        border_bias_backward(grad_border, *context, conv.weight, p_low.size(2), p_low.size(3));
     grad_context = of_context;
     grads.conv_weight = add(of_weight, grads.conv_weight);
     grads.conv_bias = of_bias;

@@ -39,7 +39,7 @@ inline std::tuple<Tensor, Tensor> refine_forward(const Tensor& p_low,
   }
   if constexpr (kFusedConvolutions) {
     if (fuses_convolutions(p_low)) {
-      return {refine_conv(p_low, context, mask, refine.weight, refine.bias), mask};
+      return {refine_conv(p_low, context, mask, refine.weight, refine.bias, refine.reduced), mask};
     }
   }
   return {convolve_relu(mask_apply(p_low, context, mask), refine, channels_last), mask};
@@ -49,16 +49,17 @@ inline std::tuple<Tensor, Tensor> refine_forward(const Tensor& p_low,
 inline std::tuple<Tensor, Tensor, Tensor> refine_gradients(const Tensor& grad_out,
                                                            const Tensor& out, const Tensor& p_low,
                                                            const std::optional<Tensor>& context,
-                                                           const Tensor& mask, const Tensor& weight,
+                                                           const Tensor& mask,
+                                                           const Convolution& conv,
                                                            bool channels_last) {
   if constexpr (kFusedConvolutions) {
     if (fuses_convolutions(p_low)) {
-      return refine_conv_backward(grad_out, out, p_low, context, mask, weight);
+      return refine_conv_backward(grad_out, out, p_low, context, mask, conv.weight, conv.reduced);
     }
   }
   const Tensor x = mask_apply(p_low, context, mask);
   const auto [grad, grad_bias] = relu_backward(grad_out, out);
-  const auto of_conv = convolve_backward(grad, x, weight, 1, channels_last, false);
+  const auto of_conv = convolve_backward(grad, x, conv.weight, 1, channels_last, false);
   return {of_conv.x, of_conv.weight, grad_bias};
 }
 

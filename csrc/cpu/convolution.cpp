@@ -79,11 +79,12 @@ Buffer context_of(const Tensor& p_low, const std::optional<Tensor>& context) {
 }
 
 // conv3x3 of `grad` with the adjoint weight: a map of the format of `like`.
-Tensor input_gradient(const WinogradInput& grad, const Tensor& weight, const Tensor& like) {
+Tensor input_gradient(const WinogradInput& grad, const Tensor& weight, const Tensor& like,
+                      bool reduced) {
   const Tensor result = empty_like(like);
   WinogradOutput out = output_like(like, weight.size(1));
   out.map = mutable_data<float>(result);
-  winograd_convolve(grad, adjoint_of(weight), out);
+  winograd_convolve(grad, adjoint_of(weight), out, reduced);
   return result;
 }
 
@@ -91,7 +92,7 @@ Tensor input_gradient(const WinogradInput& grad, const Tensor& weight, const Ten
 
 std::tuple<Tensor, Tensor> low_gate_conv(const Tensor& p_low, const Tensor& weight,
                                          const Tensor& border, const Tensor& gate_weight,
-                                         const Tensor& gate_bias, bool keep) {
+                                         const Tensor& gate_bias, bool keep, bool reduced) {
   const WinogradInput in = input_of(p_low);
   const int64_t D = weight.size(0), pixels = in.N * in.H * in.W;
   // One bit a lane, in bytes of their own where a register has fewer lanes: the same size, enough
@@ -107,7 +108,7 @@ std::tuple<Tensor, Tensor> low_gate_conv(const Tensor& p_low, const Tensor& weig
   out.gate_weight = wide_weight.get();
   out.gate_bias = *data<float>(gate_bias);
   if (keep) out.kept = mutable_data<uint8_t>(kept);
-  winograd_convolve(in, weight_of(weight), out);
+  winograd_convolve(in, weight_of(weight), out, reduced);
   return {gate, kept};
 }
 
@@ -151,7 +152,7 @@ Tensor scale_by_gate_weight(const Tensor& weight, const Tensor& border, const Te
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> low_gate_conv_backward(
     const Tensor& grad_gate, const Tensor& gate, const Tensor& kept, const Tensor& p_low,
-    const Tensor& weight, const Tensor& border, const Tensor& gate_weight) {
+    const Tensor& weight, const Tensor& border, const Tensor& gate_weight, bool reduced) {
   const int64_t D = weight.size(0), pixels = gate.numel();
   const Buffer grad_logit = allocate(pixels);
   double total = 0;
@@ -174,12 +175,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> low_gate_conv_backward(
   const Tensor grad_gate_weight =
       scale_by_gate_weight(weight, border, gate_weight, grad_weight, grad_border);
   const Tensor grad_p_low =
-      input_gradient(gate_gradient(gate, D, grad_logit, kept, wide_weight), weight, p_low);
+      input_gradient(gate_gradient(gate, D, grad_logit, kept, wide_weight), weight, p_low, reduced);
   return {grad_p_low, grad_weight, grad_border, grad_gate_weight, grad_gate_bias};
 }
 
 Tensor refine_conv(const Tensor& p_low, const std::optional<Tensor>& context, const Tensor& mask,
-                   const Tensor& weight, const Tensor& bias) {
+                   const Tensor& weight, const Tensor& bias, bool reduced) {
   const int64_t D = weight.size(0);
   const Buffer wide_context = context_of(p_low, context);
   const Buffer wide_bias = pad_to_registers(data<float>(bias), 1, D);
@@ -187,21 +188,22 @@ Tensor refine_conv(const Tensor& p_low, const std::optional<Tensor>& context, co
   const Tensor result = empty({out.N, D, out.H, out.W}, ScalarType::Float, out.channels_last);
   out.map = mutable_data<float>(result);
   out.bias = wide_bias.get();
-  winograd_convolve(masked_input(p_low, wide_context, mask), weight_of(weight), out);
+  winograd_convolve(masked_input(p_low, wide_context, mask), weight_of(weight), out, reduced);
   return result;
 }
 
 std::tuple<Tensor, Tensor, Tensor> refine_conv_backward(const Tensor& grad_out, const Tensor& out,
                                                         const Tensor& p_low,
                                                         const std::optional<Tensor>& context,
-                                                        const Tensor& mask, const Tensor& weight) {
+                                                        const Tensor& mask, const Tensor& weight,
+                                                        bool reduced) {
   const Buffer wide_context = context_of(p_low, context);
   const WinogradInput grad = relu_gradient(grad_out, out);
   const Tensor grad_weight = empty_weight(weight);
   const Tensor grad_bias = empty({weight.size(0)}, ScalarType::Float);
   winograd_weight_gradient(masked_input(p_low, wide_context, mask), grad, weight_of(grad_weight),
                            mutable_data<float>(grad_weight), mutable_data<float>(grad_bias));
-  return {input_gradient(grad, weight, p_low), grad_weight, grad_bias};
+  return {input_gradient(grad, weight, p_low, reduced), grad_weight, grad_bias};
 }
 
 }  // namespace efpn

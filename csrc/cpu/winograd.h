@@ -70,9 +70,10 @@ Buffer pad_to_registers(const float* rows, int64_t count, int64_t length);
 
 const WinogradBlocking& winograd_blocking();
 
-// out = conv3x3(in, weight) with padding 1, parallel over strips of tiles.
+// out = conv3x3(in, weight) with padding 1, parallel over strips of tiles. With `reduced` precision
+// by F(4x4, 3x3), where that is the faster.
 void winograd_convolve(const WinogradInput& in, const WinogradWeight& weight,
-                       const WinogradOutput& out);
+                       const WinogradOutput& out, bool reduced = false);
 
 // The gradient of the weight of conv3x3(in, weight) for the output's gradient dy, written to `grad`
 // by the strides of `weight`; bias[dy.C] (or null) is the sum of dy over images and pixels.

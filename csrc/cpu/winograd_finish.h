@@ -9,12 +9,15 @@ namespace EFPN_ISA {
 // numbers `start`.. count from the beginning of the strip that the segment is part of.
 struct Segment {
   int64_t n, y, x, start, count;
+  int outputs;  // pixels of a tile's side
+
+  int64_t width() const { return outputs * count; }
 };
 
-// Both rows of a segment's output: y[row][column][kColumns], columns < 2 * count.
+// All rows of a segment's output: y[row][column][kColumns], columns < width().
 EFPN_INLINE const float* output_pixel(const float* y, const Segment& s, int64_t row,
                                       int64_t column) {
-  return y + (row * 2 * s.count + column) * kColumns;
+  return y + (row * s.width() + column) * kColumns;
 }
 
 EFPN_INLINE F finish_lane(const WinogradOutput& out, const float* y, int64_t d) {
@@ -75,7 +78,7 @@ inline void add_to_gate(const WinogradOutput& out, const Segment& s, int64_t d, 
       const int cx = border_class(s.x + column, out.W);
       const float* border = out.border + ((s.n * 3 + cy) * 3 + cx) * padded;
       const float* pixel = output_pixel(y, s, row, column);
-      float* logit = logits + (row * 2 * s.count + column) * kLanes;
+      float* logit = logits + (row * s.width() + column) * kLanes;
       uint8_t* kept =
           out.kept + ((s.n * out.H + s.y + row) * out.W + s.x + column) * words * sizeof(LaneBits);
       F sum = d == 0 ? F(0.0f) : load(logit);
@@ -97,7 +100,7 @@ inline void write_gate(const WinogradOutput& out, const Segment& s, int64_t rows
   for (int64_t row = 0; row < rows; ++row) {
     float* gate = out.gate + (s.n * out.H + s.y + row) * out.W + s.x;
     for (int64_t column = 0; column < columns; ++column) {
-      gate[column] = out.gate_bias + sum(load(logits + (row * 2 * s.count + column) * kLanes));
+      gate[column] = out.gate_bias + sum(load(logits + (row * s.width() + column) * kLanes));
     }
     int64_t x = 0;
     for (; x + kLanes <= columns; x += kLanes) store(gate + x, sigmoid(load(gate + x)));

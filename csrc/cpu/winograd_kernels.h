@@ -1,4 +1,8 @@
-// Winograd F(2x2, 3x3), strip by strip, for one instruction set. Include through foreach_isa.h.
+// Winograd F(2x2, 3x3) and F(4x4, 3x3), strip by strip, for one instruction set. Include through
+// foreach_isa.h.
+//
+// What depends on the tile is a template of m, the output pixels of its side; below are the
+// transforms for m = 2, in winograd_large.h those for m = 4.
 //
 // For an input tile d (4x4), a weight g (3x3) and an output tile y (2x2), with xi = 4 i + j:
 //   V = B' d B,  U = G g G',  M[xi] = sum over channels of V[xi] U[xi],  y = A' M A;
@@ -6,6 +10,7 @@
 //   B' = [1 0 -1 0; 0 1 1 0; 0 -1 1 0; 0 1 0 -1], A' = [1 1 1 0; 0 1 -1 -1],
 //   G' = [1 1/2 1/2 0; 0 1/2 -1/2 0; 0 1/2 1/2 1].
 #include "winograd_finish.h"
+#include "winograd_large.h"
 
 namespace efpn {
 namespace EFPN_ISA {
@@ -20,13 +25,13 @@ inline WinogradBlocking winograd_blocking() {
 }
 
 // Calls f(segment) for the tile-row pieces of the tiles [first, first + count) of the maps.
-template <class Function>
+template <int m = 2, class Function>
 EFPN_INLINE void for_segments(int64_t H, int64_t W, int64_t first, int64_t count, Function f) {
-  const int64_t width = (W + 1) / 2, height = (H + 1) / 2;
+  const int64_t width = (W + m - 1) / m, height = (H + m - 1) / m;
   for (int64_t start = 0; start < count;) {
     const int64_t tile = first + start, row = tile / width, column = tile % width;
     const int64_t rest = count - start, here = width - column < rest ? width - column : rest;
-    f(Segment{row / height, row % height * 2, column * 2, start, here});
+    f(Segment{row / height, row % height * m, column * m, start, here, m});
     start += here;
   }
 }
@@ -61,32 +66,39 @@ EFPN_INLINE void transform_input_row(int i, const float* first, const float* sec
   transform_row<false>(first, second, count, v, xi_stride, tile_stride);
 }
 
-// V[xi][channel block][tile][kLanes] of a strip; `rows` has room for four staged rows.
-inline void transform_input(const WinogradInput& in, int64_t first, int64_t count, int64_t strip,
-                            float* rows, float* v) {
+constexpr int products_of(int m) { return (m + 2) * (m + 2); }
+
+// V[xi][channel block][tile][kLanes] of a strip; `rows` has room for m + 2 staged rows.
+template <int m>
+void transform_input(const WinogradInput& in, int64_t first, int64_t count, int64_t strip,
+                     float* rows, float* v) {
   const int64_t blocks = (in.C + kLanes - 1) / kLanes, xi_stride = blocks * strip * kLanes;
   for (int64_t block = 0; block < blocks; ++block) {
-    for_segments(in.H, in.W, first, count, [&](const Segment& s) {
-      const int64_t columns = 2 * s.count + 2;
-      for (int r = 0; r < 4; ++r) {
+    for_segments<m>(in.H, in.W, first, count, [&](const Segment& s) {
+      const int64_t columns = s.width() + 2;
+      for (int r = 0; r < m + 2; ++r) {
         stage_row(in, s.n, block * kLanes, s.y + r - 1, s.x - 1, columns,
                   rows + r * columns * kLanes);
       }
-      for (int i = 0; i < 4; ++i) {
-        transform_input_row(
-            i, rows + kFirst[i] * columns * kLanes, rows + kSecond[i] * columns * kLanes, s.count,
-            v + 4 * i * xi_stride + (block * strip + s.start) * kLanes, xi_stride, kLanes);
+      float* const target = v + (block * strip + s.start) * kLanes;
+      if constexpr (m == 4) {
+        transform_large_input(rows, s.count, target, xi_stride);
+      } else {
+        for (int i = 0; i < 4; ++i) {
+          transform_input_row(i, rows + kFirst[i] * columns * kLanes,
+                              rows + kSecond[i] * columns * kLanes, s.count,
+                              target + 4 * i * xi_stride, xi_stride, kLanes);
+        }
       }
     });
   }
 }
 
-// y[row][column][kColumns] = A' M A of a segment; m[xi][tile][kColumns].
-inline void transform_output(const float* m, int64_t strip, const Segment& s, float* y) {
-  const int64_t xi_stride = strip * kColumns;
-  for (int64_t t = 0; t < s.count; ++t) {
+// y[row][column][kColumns] = A' M A of a segment's tiles m[xi][tile][kColumns].
+inline void transform_output(const float* m, int64_t xi_stride, int64_t count, float* y) {
+  for (int64_t t = 0; t < count; ++t) {
     for (int lane = 0; lane < kColumns; lane += kLanes) {
-      const float* tile = m + (s.start + t) * kColumns + lane;
+      const float* tile = m + t * kColumns + lane;
       F upper[4], lower[4];
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) {
@@ -96,7 +108,7 @@ inline void transform_output(const float* m, int64_t strip, const Segment& s, fl
         lower[j] = (m1 - m2) - m3;
       }
       float* top = y + 2 * t * kColumns + lane;
-      float* bottom = top + 2 * s.count * kColumns;
+      float* bottom = top + 2 * count * kColumns;
       store(top, upper[0] + (upper[1] + upper[2]));
       store(top + kColumns, (upper[1] - upper[2]) - upper[3]);
       store(bottom, lower[0] + (lower[1] + lower[2]));
@@ -105,45 +117,61 @@ inline void transform_output(const float* m, int64_t strip, const Segment& s, fl
   }
 }
 
-// Floats of scratch that winograd_strips needs.
-inline int64_t winograd_scratch(int64_t C, int64_t strip) {
-  const int64_t v = 16 * round_up(C, kLanes) * strip, m = 16 * strip * kColumns;
-  const int64_t rows = 4 * 4 * strip * kLanes, y = 4 * strip * kColumns + kLanes * kColumns;
-  return v + m + rows + y + 4 * strip * kLanes;
+// The arrays of winograd_strips in its scratch.
+template <int m>
+struct StripScratch {
+  int64_t v, products, rows, y, logits, floats;  // where each begins; the floats of all
+
+  StripScratch(int64_t C, int64_t strip)
+      : v(0),
+        products(products_of(m) * round_up(C, kLanes) * strip),
+        rows(products + products_of(m) * strip * kColumns),
+        y(rows + (m + 2) * (m + 2) * strip * kLanes),
+        logits(y + m * m * strip * kColumns + kLanes * kColumns),
+        floats(logits + m * m * strip * kLanes) {}
+};
+
+template <int m>
+int64_t winograd_scratch(int64_t C, int64_t strip) {
+  return StripScratch<m>(C, strip).floats;
 }
 
 // The tiles of the strips [begin, end), `strip` (a multiple of kRows) tiles each.
 // u[column block][xi][round_up(C, kLanes)][kColumns].
-inline void winograd_strips(const WinogradInput& in, const WinogradOutput& out, const float* u,
-                            int64_t tiles, int64_t strip, int64_t begin, int64_t end,
-                            float* scratch) {
+template <int m>
+void winograd_strips(const WinogradInput& in, const WinogradOutput& out, const float* u,
+                     int64_t tiles, int64_t strip, int64_t begin, int64_t end, float* scratch) {
   const int64_t depth = round_up(in.C, kLanes), column_blocks = (out.D + kColumns - 1) / kColumns;
-  float* const v = scratch;
-  float* const m = v + 16 * depth * strip;
-  float* const rows = m + 16 * strip * kColumns;
-  float* const y = rows + 4 * 4 * strip * kLanes;
-  float* const logits = y + 4 * strip * kColumns + kLanes * kColumns;
+  const StripScratch<m> at(in.C, strip);
+  float* const v = scratch + at.v;
+  float* const products = scratch + at.products;
+  float* const y = scratch + at.y;
   for (int64_t index = begin; index < end; ++index) {
     const int64_t first = index * strip, count = tiles - first < strip ? tiles - first : strip;
-    transform_input(in, first, count, strip, rows, v);
+    transform_input<m>(in, first, count, strip, scratch + at.rows, v);
     for (int64_t block = 0; block < column_blocks; ++block) {
-      for (int xi = 0; xi < 16; ++xi) {
-        const float* weight = u + (block * 16 + xi) * depth * kColumns;
+      for (int xi = 0; xi < products_of(m); ++xi) {
+        const float* weight = u + (block * products_of(m) + xi) * depth * kColumns;
         const float* tile = v + xi * depth * strip;
         for (int64_t k = 0; k < depth; k += kDepth) {
           const int64_t k_blocks = (depth - k < kDepth ? depth - k : kDepth) / kLanes;
           for (int64_t t = 0; t < count; t += kRows) {
             multiply_block<kLanes, kLanes>(k_blocks, tile + k * strip + t * kLanes, strip * kLanes,
-                                           weight + k * kColumns, m + (xi * strip + t) * kColumns,
-                                           k > 0);
+                                           weight + k * kColumns,
+                                           products + (xi * strip + t) * kColumns, k > 0);
           }
         }
       }
-      for_segments(in.H, in.W, first, count, [&](const Segment& s) {
-        const int64_t height = out.H - s.y < 2 ? 1 : 2;
-        const int64_t width = out.W - s.x < 2 * s.count ? out.W - s.x : 2 * s.count;
-        float* const logit = logits + 4 * s.start * kLanes;
-        transform_output(m, strip, s, y);
+      for_segments<m>(in.H, in.W, first, count, [&](const Segment& s) {
+        const int64_t height = out.H - s.y < m ? out.H - s.y : m;
+        const int64_t width = out.W - s.x < s.width() ? out.W - s.x : s.width();
+        float* const logit = scratch + at.logits + m * m * s.start * kLanes;
+        const float* const tile = products + s.start * kColumns;
+        if constexpr (m == 4) {
+          transform_large_output(tile, strip * kColumns, s.count, y);
+        } else {
+          transform_output(tile, strip * kColumns, s.count, y);
+        }
         if (out.gate) {
           add_to_gate(out, s, block * kColumns, y, height, width, logit);
           if (block == column_blocks - 1) write_gate(out, s, height, width, logit);
@@ -157,9 +185,34 @@ inline void winograd_strips(const WinogradInput& in, const WinogradOutput& out, 
   }
 }
 
+// G g G' of kColumns weights, 16 rows `xi_stride` apart.
+inline void transform_weight(const float (&taps)[9][kColumns], float* u, int64_t xi_stride) {
+  for (int lane = 0; lane < kColumns; lane += kLanes) {
+    F rows[4][3];
+    const F half(0.5f);
+    for (int x = 0; x < 3; ++x) {
+      const F g0 = load(taps[x] + lane), g1 = load(taps[3 + x] + lane),
+              g2 = load(taps[6 + x] + lane);
+      rows[0][x] = g0;
+      rows[1][x] = half * ((g0 + g2) + g1);
+      rows[2][x] = half * ((g0 + g2) - g1);
+      rows[3][x] = g2;
+    }
+    float* target = u + lane;
+    for (int i = 0; i < 4; ++i, target += 4 * xi_stride) {
+      const F ends = rows[i][0] + rows[i][2];
+      store(target, rows[i][0]);
+      store(target + xi_stride, half * (ends + rows[i][1]));
+      store(target + 2 * xi_stride, half * (ends - rows[i][1]));
+      store(target + 3 * xi_stride, rows[i][2]);
+    }
+  }
+}
+
 // u[column block][xi][k][kColumns] = G g G' for the rows [begin, end) of the depth, padded with
 // zeros.
-inline void winograd_weight(const WinogradWeight& w, int64_t begin, int64_t end, float* u) {
+template <int m>
+void winograd_weight(const WinogradWeight& w, int64_t begin, int64_t end, float* u) {
   const int64_t depth = round_up(w.K, kLanes), column_blocks = (w.D + kColumns - 1) / kColumns;
   for (int64_t block = 0; block < column_blocks; ++block) {
     for (int64_t k = begin; k < end; ++k) {
@@ -170,26 +223,11 @@ inline void winograd_weight(const WinogradWeight& w, int64_t begin, int64_t end,
           for (int i = 0; i < 9; ++i) taps[i][c] = g[i / 3 * w.stride_y + i % 3 * w.stride_x];
         }
       }
-      for (int lane = 0; lane < kColumns; lane += kLanes) {
-        F rows[4][3];
-        const F half(0.5f);
-        for (int x = 0; x < 3; ++x) {
-          const F g0 = load(taps[x] + lane), g1 = load(taps[3 + x] + lane),
-                  g2 = load(taps[6 + x] + lane);
-          rows[0][x] = g0;
-          rows[1][x] = half * ((g0 + g2) + g1);
-          rows[2][x] = half * ((g0 + g2) - g1);
-          rows[3][x] = g2;
-        }
-        float* target = u + (block * 16 * depth + k) * kColumns + lane;
-        const int64_t xi_stride = depth * kColumns;
-        for (int i = 0; i < 4; ++i, target += 4 * xi_stride) {
-          const F ends = rows[i][0] + rows[i][2];
-          store(target, rows[i][0]);
-          store(target + xi_stride, half * (ends + rows[i][1]));
-          store(target + 2 * xi_stride, half * (ends - rows[i][1]));
-          store(target + 3 * xi_stride, rows[i][2]);
-        }
+      float* const target = u + (block * products_of(m) * depth + k) * kColumns;
+      if constexpr (m == 4) {
+        transform_large_weight(taps, target, depth * kColumns);
+      } else {
+        transform_weight(taps, target, depth * kColumns);
       }
     }
   }

@@ -35,13 +35,19 @@ def run(op: torch._ops.OpOverload, *arguments: Any) -> Any:
 class Operator(NamedTuple):
     """``namespace::name`` of tensors, the first of which is the low-level map ``p_low``.
 
-    Its schema is ``(<tensors>, bool channels_last=False, bool save=False) -> (Tensor out, Tensor[] state)``.
+    Its schema is ``(<tensors>, bool channels_last=False, bool save=False) -> (Tensor out, Tensor[] state)``,
+    with ``bool reduced=False`` at the end where its precision can be reduced.
     """
 
     saved: Callable[[Tensor, Sequence[Tensor | None]], Sequence[Tensor | None]]
     """What backward needs of the output and the tensors, beside the state."""
     gradients: Callable[..., Sequence[Tensor | None]]
-    """``(namespace, grad_out, saved, state, channels_last, grad_dtype)`` to one gradient a tensor."""
+    """``(namespace, grad_out, saved, state, channels_last, grad_dtype)`` to one gradient a tensor.
+
+    With ``reduced`` at the end where the precision can be reduced.
+    """
+    reducible: bool = False
+    """Whether its precision can be reduced."""
 
 
 OPERATORS: dict[str, Operator] = {}
@@ -54,6 +60,7 @@ class _Call(torch.autograd.Function):
         namespace: str,
         name: str,
         channels_last: bool,
+        reduced: tuple[bool, ...],
         dtype: torch.dtype | None,
         *tensors: Tensor | None,
     ) -> Tensor:
@@ -65,10 +72,15 @@ class _Call(torch.autograd.Function):
                 ctx.grad_dtype = accumulate_dtype(cast[0].dtype)
             tensors = cast
         out, state = run(
-            getattr(getattr(torch.ops, namespace), name).default, *tensors, channels_last, True
+            getattr(getattr(torch.ops, namespace), name).default,
+            *tensors,
+            channels_last,
+            True,
+            *reduced,
         )
         ctx.set_materialize_grads(False)
         ctx.namespace, ctx.name, ctx.channels_last = namespace, name, channels_last
+        ctx.reduced = reduced
         saved = OPERATORS[name].saved(out, tensors)
         ctx.count = len(saved)
         ctx.save_for_backward(*saved, *state)
@@ -82,11 +94,17 @@ class _Call(torch.autograd.Function):
         tensors = ctx.saved_tensors
         saved, state = tensors[: ctx.count], tensors[ctx.count :]
         grads = OPERATORS[ctx.name].gradients(
-            ctx.namespace, grad_out, saved, list(state), ctx.channels_last, ctx.grad_dtype
+            ctx.namespace,
+            grad_out,
+            saved,
+            list(state),
+            ctx.channels_last,
+            ctx.grad_dtype,
+            *ctx.reduced,
         )
         if torch.is_grad_enabled():  # create_graph=True
             grads = _OnceDifferentiable.apply(ctx.name, len(grads), *grads, grad_out, *saved)
-        return None, None, None, None, *grads
+        return None, None, None, None, None, *grads
 
 
 class _OnceDifferentiable(torch.autograd.Function):
@@ -102,18 +120,22 @@ class _OnceDifferentiable(torch.autograd.Function):
         raise RuntimeError(f"{ctx.name}: double backward is not supported; {WAY_OUT}")
 
 
-def call(namespace: str, name: str, *tensors: Tensor | None) -> Tensor:
-    """The output of ``namespace::name`` of tensors that have been checked, differentiable."""
+def call(namespace: str, name: str, *tensors: Tensor | None, reduced: bool = False) -> Tensor:
+    """The output of ``namespace::name`` of tensors that have been checked, differentiable.
+
+    With ``reduced`` precision, where the operator knows of it.
+    """
     refuse_transforms(name, tensors)
     channels_last = is_channels_last(tensors[0])
     dtype = autocast_dtype(tensors)
+    last = (reduced,) if OPERATORS[name].reducible else ()
     # An exported program is for inference: one node, without a state that nobody reads.
     if wants_grad(tensors) and not torch.compiler.is_exporting():
-        return _Call.apply(namespace, name, channels_last, dtype, *tensors)
+        return _Call.apply(namespace, name, channels_last, last, dtype, *tensors)
     if dtype is not None:
         tensors = autocast(tensors, dtype)
     op = getattr(getattr(torch.ops, namespace), name).default
-    return run(op, *tensors, channels_last, False)[0]
+    return run(op, *tensors, channels_last, False, *last)[0]
 
 
 def differentiable(namespace: str, name: str) -> None:
@@ -123,18 +145,20 @@ def differentiable(namespace: str, name: str) -> None:
     is an error.
     """
     op = getattr(getattr(torch.ops, namespace), name).default
-    count = len(op._schema.arguments) - 2
+    total = len(op._schema.arguments)
+    count = total - 2 - OPERATORS[name].reducible
 
     def kernel(*args: Any) -> tuple[Tensor, list[Tensor]]:
         tensors = args[:count]
-        channels_last, save = (*args[count:], False, False)[:2]
+        channels_last, save, *reduced = (*args[count:], *(False,) * (total - len(args)))
         # An export records the operator alone.
         if wants_grad(tensors) and not torch.compiler.is_exporting():
             if save:
                 raise RuntimeError(f"{namespace}::{name}: save: expected False; {WITHOUT_GRADIENT}")
-            return _Call.apply(namespace, name, channels_last, None, *tensors), []
+            out = _Call.apply(namespace, name, channels_last, tuple(reduced), None, *tensors)
+            return out, []
         with torch._C._AutoDispatchBelowAutograd():
-            return op(*tensors, channels_last, save)
+            return op(*tensors, channels_last, save, *reduced)
 
     LIBRARIES[namespace].impl(name, kernel, "Autograd")
 

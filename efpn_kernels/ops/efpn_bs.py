@@ -33,13 +33,13 @@ _TYPED = ", ".join(f"Tensor{'?' if n.startswith('project') else ''} {n}" for n i
 
 # state: what backward needs beside the tensors and the output, in a form of the backend's own.
 SCHEMA = (
-    f"(Tensor p_low, Tensor p_high, {_TYPED}, bool channels_last=False, bool save=False)"
+    f"(Tensor p_low, Tensor p_high, {_TYPED}, bool channels_last=False, bool save=False, bool reduced=False)"
     " -> (Tensor out, Tensor[] state)"
 )
 # The gradients of p_low, p_high and of the parameters, without those of a projection that is not there.
 BACKWARD_SCHEMA = (
     f"(Tensor grad_out, Tensor out, Tensor p_low, Tensor p_high, {_TYPED}, Tensor[] state, "
-    "bool channels_last, ScalarType? grad_dtype=None) -> Tensor[]"
+    "bool channels_last, ScalarType? grad_dtype=None, bool reduced=False) -> Tensor[]"
 )
 
 FakeHidden = Callable[[Tensor, int, int, bool], Tensor]
@@ -118,11 +118,12 @@ def _gradients(
     state: list[Tensor],
     channels_last: bool,
     grad_dtype: torch.dtype | None,
+    reduced: bool,
 ) -> list[Tensor | None]:
     op = getattr(torch.ops, namespace).efpn_bs_backward.default
-    grads = autograd.run(op, grad_out, *saved, state, channels_last, grad_dtype)
+    grads = autograd.run(op, grad_out, *saved, state, channels_last, grad_dtype, reduced)
     without_projection = (None, None) if saved[3] is None else ()
     return [*grads[:2], *without_projection, *grads[2:]]
 
 
-autograd.OPERATORS["efpn_bs"] = autograd.Operator(_saved, _gradients)
+autograd.OPERATORS["efpn_bs"] = autograd.Operator(_saved, _gradients, reducible=True)

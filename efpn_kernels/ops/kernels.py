@@ -140,23 +140,26 @@ KERNELS: dict[str, str] = {
 
 # Convolutions fused with what stands before and behind them. A backend may leave them out, or provide
 # them for some dtypes only: the operators then use the library's convolution and the kernels above.
+# Where `reduced` allows it, a faster algorithm may make six times the error of the library's convolution.
 FUSED_CONVOLUTIONS: dict[str, str] = {
     # low_gate of conv3x3(p_low, weight), nothing of [N, D, H, W] written. With keep, `kept` is what the
     # backward needs besides its inputs, in a form of the backend's own; else it has zero elements.
-    "low_gate_conv": "(Tensor p_low, Tensor weight, Tensor border, Tensor gate_weight, Tensor gate_bias, bool keep) "
-    "-> (Tensor gate, Tensor kept)",
+    "low_gate_conv": "(Tensor p_low, Tensor weight, Tensor border, Tensor gate_weight, Tensor gate_bias, bool keep, "
+    "bool reduced=False) -> (Tensor gate, Tensor kept)",
     # low_gate_backward, then the convolution's own gradients (those of border go to border_bias_backward).
     # grad_weight has the shape of weight.
     "low_gate_conv_backward": "(Tensor grad_gate, Tensor gate, Tensor kept, Tensor p_low, Tensor weight, "
-    "Tensor border, Tensor gate_weight) -> (Tensor grad_p_low, Tensor grad_weight, Tensor grad_border, "
+    "Tensor border, Tensor gate_weight, bool reduced=False) "
+    "-> (Tensor grad_p_low, Tensor grad_weight, Tensor grad_border, "
     "Tensor grad_gate_weight, Tensor grad_gate_bias)",
     # The mask of gate_apply alone, in front of refine_conv.
     "fuse_mask": "(Tensor m_high, Tensor m_low, Tensor fuse_weight, Tensor fuse_bias) -> Tensor",
     # relu(conv3x3((p_low + context) * mask, weight) + bias); mask as in mask_apply.
-    "refine_conv": "(Tensor p_low, Tensor? context, Tensor mask, Tensor weight, Tensor bias) -> Tensor",
+    "refine_conv": "(Tensor p_low, Tensor? context, Tensor mask, Tensor weight, Tensor bias, bool reduced=False) "
+    "-> Tensor",
     # With grad = grad_out, 0 where out <= 0: the gradients of the convolution's input x, weight and bias.
-    "refine_conv_backward": "(Tensor grad_out, Tensor out, Tensor p_low, Tensor? context, Tensor mask, Tensor weight) "
-    "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
+    "refine_conv_backward": "(Tensor grad_out, Tensor out, Tensor p_low, Tensor? context, Tensor mask, Tensor weight, "
+    "bool reduced=False) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
 }
 
 if "LIBRARIES" not in globals():  # a module that is reloaded keeps what it has registered

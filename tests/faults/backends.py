@@ -1,6 +1,8 @@
 """The choice of a backend, and the loading of libraries."""
 
 BACKENDS = "efpn_kernels/backends.py"
+SWITCH = "efpn_kernels/_switch.py"
+AUTOGRAD = "efpn_kernels/ops/autograd.py"
 LIBRARIES = "efpn_kernels/_libraries.py"
 STAMP = "efpn_kernels/_stamp.py"
 CHOICE = ("tests/test_choice.py", "tests/test_backends.py")
@@ -41,7 +43,19 @@ FAULTS = (
     ),
     (BACKENDS, "    _warned.add(key)\n", "", CHOICE),
     (BACKENDS, "frame, level = sys._getframe(1), 1", "frame, level = sys._getframe(1), 2", CHOICE),
-    (BACKENDS, "_choice = self.outer.pop()", "_choice = self.before", CHOICE),
+    (SWITCH, "type(self).choice = self.outer.pop()", "type(self).choice = self.before", CHOICE),
+    (
+        "efpn_kernels/functional.py",
+        'precision.current_float32_precision() != "highest"',
+        "False",
+        ("tests/test_precision.py",),
+    ),
+    (
+        AUTOGRAD,
+        "channels_last, last, dtype, *tensors)",
+        "channels_last, (), dtype, *tensors)",
+        ("tests/test_precision.py",),
+    ),
     (
         BACKENDS,
         "        if reason is not None:\n            raise RuntimeError(",

@@ -7,6 +7,7 @@ def kernels(names: str) -> tuple[str, ...]:
     return ("tests/test_kernels.py", "-k", f"cpu and ({names})")
 
 
+LARGE_TILES = ("tests/test_large_tiles.py", "-k", "not lesser")
 WINOGRAD = ("tests/test_winograd.py", "-k", "not lesser")
 POOLED = kernels("pooled_context")
 
@@ -132,6 +133,24 @@ FAULTS = (
         "last = std::min(first + chunk, tiles);",
         "last = std::min(first + chunk - (first > 0), tiles);",
         WINOGRAD,
+    ),
+    (
+        CPU + "winograd.cpp",
+        "if (reduced && large >= kLeastLargeTiles && 36 * large < 16 * tiles_of(in)) {",
+        "if (reduced && large >= kLeastLargeTiles) {",
+        LARGE_TILES,
+    ),
+    (
+        CPU + "winograd_large.h",
+        "kInputScale = 0.125f, kOutputScale = 8.0f;",
+        "kInputScale = 1.0f, kOutputScale = 1.0f;",
+        LARGE_TILES,
+    ),
+    (
+        CPU + "winograd_large.h",
+        "d[4] = even_b - F(kB) * odd_b;",
+        "d[4] = even_b - F(kA) * odd_b;",
+        LARGE_TILES,
     ),
     (
         CPU + "winograd.cpp",
