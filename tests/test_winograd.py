@@ -88,6 +88,7 @@ class Refine(torch.autograd.Function):
 
 
 def low_gate(p_low: Tensor, weight: Tensor, border: Tensor, *gate: Tensor) -> Tensor:
+    gate = tuple(x.to(border.dtype) for x in gate)
     return contracts.low_gate(F.conv2d(p_low, weight, padding=1), border, *gate)[0]
 
 
