@@ -44,9 +44,29 @@ class Backend:
         return getattr(_libraries, self.name.upper())
 
 
+CPU_CAPABILITIES = ("portable", "avx2", "avx512", "avx512_bf16", "amx")
+"""What the CPU's kernels can use of a machine, as EFPN_KERNELS_CPU_CAPABILITY names it."""
+
+
+@lru_cache
+def cpu_capability() -> str:
+    """The one of ``CPU_CAPABILITIES`` that the CPU's kernels use."""
+    return CPU_CAPABILITIES[torch.ops.efpn.cpu_capability()]
+
+
+def cpu_fuses_convolutions(x: Tensor) -> bool:
+    """Whether the CPU's convolutions of a map are its own, not the library's.
+
+    Those of halves are, unless the machine has a matrix unit, or none of AVX2 and AVX-512.
+    """
+    if x.dtype in (torch.bfloat16, torch.float16):
+        return cpu_capability() not in ("portable", "amx")
+    return x.dtype == torch.float32
+
+
 def _winograd_bits(p_low: Tensor, hidden: int, gates: int, channels_last: bool) -> Tensor:
-    """The CPU's Winograd convolution, in float32 and for one gate, saves a bit an element."""
-    if gates != 1 or p_low.dtype != torch.float32:
+    """The CPU's own convolution, where it has one gate, saves a bit an element."""
+    if gates != 1 or not cpu_fuses_convolutions(p_low):
         return efpn_bs.hidden_map(p_low, hidden, gates, channels_last)
     n, _, height, width = p_low.shape
     return p_low.new_empty(n * height * width * ((hidden + 15) // 16) * 4, dtype=torch.uint8)

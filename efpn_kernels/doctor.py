@@ -119,10 +119,10 @@ def _triton_for_torch() -> str:
 
 
 def cpu_capability() -> str:
-    """The instruction set that the CPU library uses: ``portable``, ``avx2`` or ``avx512``."""
+    """The instruction set that the CPU library uses: one of ``backends.CPU_CAPABILITIES``."""
     if not _libraries.CPU.loaded:
         return "unknown (the CPU library is not loaded)"
-    return ("portable", "avx2", "avx512")[torch.ops.efpn.cpu_capability()]
+    return backends.cpu_capability()
 
 
 def _version(package: str) -> str:

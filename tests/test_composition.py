@@ -17,9 +17,10 @@ from torch import Tensor
 
 import build_cuda
 from checking.emulator import emulation
+from efpn_kernels import backends
 from efpn_kernels.composition import Target, cem, efpn_bs
 
-CPU = Target("efpn", lambda x: x.dtype == torch.float32, library_adds_bias=True)
+CPU = Target("efpn", backends.cpu_fuses_convolutions, library_adds_bias=True)
 SMALL = [case for case in CASES if not case.slow]
 # The emulation runs thread by thread.
 TINY = [

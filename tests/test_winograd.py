@@ -88,6 +88,7 @@ class Refine(torch.autograd.Function):
 
 
 def low_gate(p_low: Tensor, weight: Tensor, border: Tensor, *gate: Tensor) -> Tensor:
+    gate = tuple(x.to(border.dtype) for x in gate)
     return contracts.low_gate(F.conv2d(p_low, weight, padding=1), border, *gate)[0]
 
 
@@ -114,7 +115,13 @@ class Draw:
         return self(D, C, 3, 3, scale=(9 * C) ** -0.5)
 
 
-def low_gate_problem(size: Size, layout: str, seed: int = 0, reduced: bool = False) -> Problem:
+def low_gate_problem(
+    size: Size,
+    layout: str,
+    seed: int = 0,
+    reduced: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Problem:
     N, C, D, H, W = size
     draw = Draw(size, layout, seed)
     tensors = {
@@ -125,20 +132,27 @@ def low_gate_problem(size: Size, layout: str, seed: int = 0, reduced: bool = Fal
         "gate_bias": draw(1),
     }
     grad = draw(N * H * W).view(N, 1, H, W)
+    tensors |= {name: x.to(dtype) for name, x in tensors.items() if name != "border"}
     leaves = {name: x.requires_grad_() for name, x in tensors.items()}
     return Problem(lambda *args: LowGate.apply(reduced, *args), low_gate, leaves, grad_out=grad)
 
 
 def refine_problem(
-    size: Size, layout: str, mask: str, context: bool, seed: int = 0, reduced: bool = False
+    size: Size,
+    layout: str,
+    mask: str,
+    context: bool,
+    seed: int = 0,
+    reduced: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> Problem:
     N, C, D, H, W = size
     draw = Draw(size, layout, seed)
     tensors = {"p_low": draw(N, C, H, W), "weight": draw.weight(D, C), "bias": draw(D)}
     gate = draw(N * H * W).view(N, 1, H, W) if mask == "gate" else draw(N, C, H, W)
-    gate = gate.sigmoid()
-    added, grad = (draw(N, C) if context else None), draw(N, D, H, W)
-    leaves = {name: x.requires_grad_() for name, x in tensors.items()}
+    gate = gate.sigmoid() if mask == "gate" else gate.sigmoid().to(dtype)
+    added, grad = (draw(N, C) if context else None), draw(N, D, H, W).to(dtype)
+    leaves = {name: x.to(dtype).requires_grad_() for name, x in tensors.items()}
     return Problem(
         lambda *args: Refine.apply(reduced, *args, added, gate),
         lambda *args: refine(*args, added, gate),
@@ -162,16 +176,31 @@ class TestValues:
         assert_accurate(lambda seed: refine_problem(size, layout, mask, context, seed))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@every_layout
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: "x".join(map(str, s)))
+class TestValuesOfHalves:
+    def test_low_gate(self, size: Size, layout: str, dtype: torch.dtype) -> None:
+        assert_accurate(lambda seed: low_gate_problem(size, layout, seed, dtype=dtype))
+
+    @pytest.mark.parametrize("mask", MASKS)
+    def test_refine(self, size: Size, layout: str, mask: str, dtype: torch.dtype) -> None:
+        assert_accurate(lambda seed: refine_problem(size, layout, mask, True, seed, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @every_layout
 class TestRule:
     """The error against float64 is at most 1.25 times the library's."""
 
-    def test_low_gate(self, layout: str) -> None:
-        assert_rule([low_gate_problem(s, layout, seed) for s in WIDE for seed in range(6)])
+    def test_low_gate(self, layout: str, dtype: torch.dtype) -> None:
+        draws = [(size, seed) for size in WIDE for seed in range(6)]
+        assert_rule([low_gate_problem(s, layout, seed, dtype=dtype) for s, seed in draws])
 
-    def test_refine(self, layout: str) -> None:
+    def test_refine(self, layout: str, dtype: torch.dtype) -> None:
+        draws = [(size, seed) for size in WIDE for seed in range(6)]
         assert_rule(
-            [refine_problem(s, layout, "gate", True, seed) for s in WIDE for seed in range(6)]
+            [refine_problem(s, layout, "gate", True, seed, dtype=dtype) for s, seed in draws]
         )
 
 
@@ -182,8 +211,11 @@ def threads() -> Iterator[list[int]]:
     torch.set_num_threads(present)
 
 
-def problems(size: Size, layout: str) -> list[Problem]:
-    return [low_gate_problem(size, layout), refine_problem(size, layout, "gate", True)]
+def problems(size: Size, layout: str, dtype: torch.dtype = torch.float32) -> list[Problem]:
+    return [
+        low_gate_problem(size, layout, dtype=dtype),
+        refine_problem(size, layout, "gate", True, dtype=dtype),
+    ]
 
 
 def assert_same_bits(results: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -193,8 +225,11 @@ def assert_same_bits(results: dict[str, Tensor], expected: dict[str, Tensor]) ->
 
 @every_layout
 @pytest.mark.parametrize("size", [SIZES[6], SIZES[8], SIZES[10], WIDE[0]], ids=str)
-def test_bits_do_not_depend_on_threads(threads: list[int], size: Size, layout: str) -> None:
-    for problem in problems(size, layout):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_bits_do_not_depend_on_threads(
+    threads: list[int], size: Size, layout: str, dtype: torch.dtype
+) -> None:
+    for problem in problems(size, layout, dtype):
         first = problem.fused()
         for count in (*threads, *threads):
             torch.set_num_threads(count)
@@ -202,8 +237,10 @@ def test_bits_do_not_depend_on_threads(threads: list[int], size: Size, layout: s
 
 
 @pytest.mark.parametrize("size", [SIZES[5], SIZES[8]], ids=str)
-def test_bits_do_not_depend_on_the_format(size: Size) -> None:
-    for contiguous, last in zip(*(problems(size, layout) for layout in LAYOUTS), strict=True):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_bits_do_not_depend_on_the_format(size: Size, dtype: torch.dtype) -> None:
+    formats = (problems(size, layout, dtype) for layout in LAYOUTS)
+    for contiguous, last in zip(*formats, strict=True):
         assert_same_bits(last.fused(), contiguous.fused())
 
 
@@ -250,7 +287,7 @@ def test_not_a_number_stays() -> None:
     assert not out[0, :, 8:].isnan().any()
 
 
-@pytest.mark.parametrize("instructions", ["portable", "avx2"])
+@pytest.mark.parametrize("instructions", ["portable", "avx2", "avx512"])
 def test_lesser_instruction_sets(instructions: str) -> None:
     """The values again, with fewer instructions: they are chosen when the library is first called."""
     environment = {**os.environ, "EFPN_KERNELS_CPU_CAPABILITY": instructions}

@@ -8,12 +8,6 @@
 
 EFPN_NAMESPACE_BEGIN
 
-// Whether convolutions of a map are the target's own, with what stands before and behind them
-// fused.
-inline bool fuses_convolutions(const Tensor& map) {
-  return kFusedConvolutions && map.scalar_type() == ScalarType::Float;
-}
-
 struct LowGate {
   Tensor gate;    // M_l
   Tensor border;  // [N, 3, 3, D] by border class: what is added to the convolution

@@ -1,16 +1,53 @@
-// The operators of the CPU's Winograd convolutions, float32: what is loaded, what becomes of it.
+// The operators of the CPU's Winograd convolutions: what is loaded, what becomes of it. Maps and
+// parameters are float32, bfloat16 or float16; gates, masks of one channel and the parameters'
+// gradients are float32.
 #include "tensor.h"
 #include "winograd.h"
 
 namespace efpn {
 namespace {
 
+Storage storage_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float: return Storage::float32;
+    case ScalarType::BFloat16: return Storage::bfloat16;
+    case ScalarType::Half: return Storage::float16;
+    default: STD_TORCH_CHECK(false, "convolution: expected float16, bfloat16 or float32");
+  }
+}
+
+template <class S>
+void widen(const Tensor& x, float* to) {
+  parallel(x.numel(), 1 << 15, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) to[i] = static_cast<float>(data<S>(x)[i]);
+  });
+}
+
+// A dense tensor in float32, in the same order.
+Tensor widened(const Tensor& x) {
+  if (x.scalar_type() == ScalarType::Float) return x;
+  const std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
+  const Tensor wide = empty(sizes, ScalarType::Float, !x.is_contiguous());
+  if (storage_of(x) == Storage::bfloat16) {
+    widen<BFloat16>(x, mutable_data<float>(wide));
+  } else {
+    widen<Half>(x, mutable_data<float>(wide));
+  }
+  return wide;
+}
+
+// Rows of a small tensor, padded to registers.
+Buffer padded(const Tensor& x, int64_t rows, int64_t length) {
+  return pad_to_registers(data<float>(widened(x)), rows, length);
+}
+
 WinogradInput input_of(const Tensor& x) {
   const Map map(x);
   WinogradInput in;
   in.N = map.N, in.C = map.C, in.H = map.H, in.W = map.W;
   in.channels_last = map.channels_last;
-  in.x = data<float>(x);
+  in.storage = storage_of(x);
+  in.x = x.data_ptr();
   return in;
 }
 
@@ -18,7 +55,7 @@ WinogradInput masked_input(const Tensor& x, const Buffer& context, const Tensor&
   WinogradInput in = input_of(x);
   in.kind = WinogradInput::masked;
   in.context = context.get();
-  in.mask = data<float>(mask);
+  in.mask = mask.data_ptr();
   in.mask_is_map = mask.size(1) != 1;
   return in;
 }
@@ -26,13 +63,14 @@ WinogradInput masked_input(const Tensor& x, const Buffer& context, const Tensor&
 WinogradInput relu_gradient(const Tensor& grad_out, const Tensor& out) {
   WinogradInput in = input_of(grad_out);
   in.kind = WinogradInput::relu_gradient;
-  in.out = data<float>(out);
+  in.out = out.data_ptr();
   return in;
 }
 
-WinogradInput gate_gradient(const Tensor& gate, int64_t D, const Buffer& grad_logit,
+// For a convolution of p_low, whose type says in what precision.
+WinogradInput gate_gradient(const Tensor& p_low, int64_t D, const Buffer& grad_logit,
                             const Tensor& kept, const Buffer& scale) {
-  WinogradInput in = input_of(gate);
+  WinogradInput in = input_of(p_low);
   in.kind = WinogradInput::gate_gradient;
   in.C = D;
   in.grad_logit = grad_logit.get();
@@ -46,10 +84,11 @@ WinogradOutput output_like(const Tensor& x, int64_t D) {
   WinogradOutput out;
   out.N = map.N, out.D = D, out.H = map.H, out.W = map.W;
   out.channels_last = map.channels_last;
+  out.storage = storage_of(x);
   return out;
 }
 
-// weight [D, C, 3, 3] as a map from C to D channels.
+// weight [D, C, 3, 3], in float32, as a map from C to D channels.
 WinogradWeight weight_of(const Tensor& weight) {
   return {data<float>(weight), weight.size(1),   weight.size(0),  weight.stride(1),
           weight.stride(0),    weight.stride(2), weight.stride(3)};
@@ -83,8 +122,8 @@ Tensor input_gradient(const WinogradInput& grad, const Tensor& weight, const Ten
                       bool reduced) {
   const Tensor result = empty_like(like);
   WinogradOutput out = output_like(like, weight.size(1));
-  out.map = mutable_data<float>(result);
-  winograd_convolve(grad, adjoint_of(weight), out, reduced);
+  out.map = result.mutable_data_ptr();
+  winograd_convolve(grad, adjoint_of(widened(weight)), out, reduced);
   return result;
 }
 
@@ -98,17 +137,17 @@ std::tuple<Tensor, Tensor> low_gate_conv(const Tensor& p_low, const Tensor& weig
   // One bit a lane, in bytes of their own where a register has fewer lanes: the same size, enough
   // for all, with every instruction set.
   const int64_t kept_bytes = pixels * ((D + 15) / 16) * 4;
-  const Buffer wide_border = pad_to_registers(data<float>(border), in.N * 9, D);
-  const Buffer wide_weight = pad_to_registers(data<float>(gate_weight), 1, D);
+  const Buffer wide_border = padded(border, in.N * 9, D);
+  const Buffer wide_gate_weight = padded(gate_weight, 1, D);
   const Tensor gate = empty({in.N, 1, in.H, in.W}, ScalarType::Float);
   const Tensor kept = zeros({keep ? kept_bytes : 0}, ScalarType::Byte);
   WinogradOutput out = output_like(p_low, D);
   out.gate = mutable_data<float>(gate);
   out.border = wide_border.get();
-  out.gate_weight = wide_weight.get();
-  out.gate_bias = *data<float>(gate_bias);
+  out.gate_weight = wide_gate_weight.get();
+  out.gate_bias = *data<float>(widened(gate_bias));
   if (keep) out.kept = mutable_data<uint8_t>(kept);
-  winograd_convolve(in, weight_of(weight), out, reduced);
+  winograd_convolve(in, weight_of(widened(weight)), out, reduced);
   return {gate, kept};
 }
 
@@ -165,17 +204,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> low_gate_conv_backward(
 
   const std::vector<float> one(D, 1.0f);
   const Buffer ones = pad_to_registers(one.data(), 1, D);
-  const Buffer wide_weight = pad_to_registers(data<float>(gate_weight), 1, D);
-  const WinogradInput active = gate_gradient(gate, D, grad_logit, kept, ones);
+  const Buffer wide_gate_weight = padded(gate_weight, 1, D);
+  const WinogradInput active = gate_gradient(p_low, D, grad_logit, kept, ones);
   const Tensor grad_weight = empty_weight(weight);
   const Tensor grad_border = empty({active.N, 3, 3, D}, ScalarType::Float);
   winograd_weight_gradient(input_of(p_low), active, weight_of(grad_weight),
                            mutable_data<float>(grad_weight), nullptr);
   winograd_border_sums(active, mutable_data<float>(grad_border));
   const Tensor grad_gate_weight =
-      scale_by_gate_weight(weight, border, gate_weight, grad_weight, grad_border);
+      scale_by_gate_weight(widened(weight), border, widened(gate_weight), grad_weight, grad_border);
   const Tensor grad_p_low =
-      input_gradient(gate_gradient(gate, D, grad_logit, kept, wide_weight), weight, p_low, reduced);
+      input_gradient(gate_gradient(p_low, D, grad_logit, kept, wide_gate_weight), weight, p_low,
+                     reduced);
   return {grad_p_low, grad_weight, grad_border, grad_gate_weight, grad_gate_bias};
 }
 
@@ -183,12 +223,13 @@ Tensor refine_conv(const Tensor& p_low, const std::optional<Tensor>& context, co
                    const Tensor& weight, const Tensor& bias, bool reduced) {
   const int64_t D = weight.size(0);
   const Buffer wide_context = context_of(p_low, context);
-  const Buffer wide_bias = pad_to_registers(data<float>(bias), 1, D);
+  const Buffer wide_bias = padded(bias, 1, D);
   WinogradOutput out = output_like(p_low, D);
-  const Tensor result = empty({out.N, D, out.H, out.W}, ScalarType::Float, out.channels_last);
-  out.map = mutable_data<float>(result);
+  const Tensor result = empty({out.N, D, out.H, out.W}, p_low.scalar_type(), out.channels_last);
+  out.map = result.mutable_data_ptr();
   out.bias = wide_bias.get();
-  winograd_convolve(masked_input(p_low, wide_context, mask), weight_of(weight), out, reduced);
+  winograd_convolve(masked_input(p_low, wide_context, mask), weight_of(widened(weight)), out,
+                    reduced);
   return result;
 }
 

@@ -22,7 +22,11 @@
 
 namespace efpn {
 
-enum class Isa { portable = 0, avx2 = 1, avx512 = 2 };
+// The last two mean AVX-512's kernels, and say how to multiply halves: by AVX512-BF16's dot products,
+// or by the library, which uses the matrix unit.
+enum class Isa { portable = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3, amx = 4 };
+
+constexpr const char* kIsaNames[] = {"portable", "avx2", "avx512", "avx512_bf16", "amx"};
 
 #if EFPN_X86
 // Which registers the operating system saves: bit 1 xmm, 2 ymm, 5 to 7 those of AVX-512.
@@ -42,19 +46,24 @@ inline Isa processor_isa() {
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return Isa::portable;
   const unsigned saved = saved_registers();
   if ((saved & 0x06) != 0x06 || !(ebx & kAvx2)) return Isa::portable;
-  return (saved & 0xE6) == 0xE6 && (ebx & kAvx512) == kAvx512 ? Isa::avx512 : Isa::avx2;
+  if ((saved & 0xE6) != 0xE6 || (ebx & kAvx512) != kAvx512) return Isa::avx2;
+  constexpr unsigned kAmx = 1u << 22 | 1u << 24;  // leaf 7, edx: BF16, TILE
+  constexpr unsigned kSavedTiles = 1u << 17 | 1u << 18;
+  if ((edx & kAmx) == kAmx && (saved & kSavedTiles) == kSavedTiles) return Isa::amx;
+  constexpr unsigned kBf16 = 1u << 5;  // leaf 7.1, eax
+  if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) return Isa::avx512;
+  return eax & kBf16 ? Isa::avx512_bf16 : Isa::avx512;
 }
 #else
 inline Isa processor_isa() { return Isa::portable; }
 #endif
 
-// The best set of this machine, or the lesser one that EFPN_KERNELS_CPU_CAPABILITY names
-// ("portable", "avx2" or "avx512").
+// The best set of this machine, or the lesser one of kIsaNames that EFPN_KERNELS_CPU_CAPABILITY names.
 inline Isa detect_isa() {
   const Isa best = processor_isa();
-  if (const char* wanted = std::getenv("EFPN_KERNELS_CPU_CAPABILITY")) {
-    if (!std::strcmp(wanted, "portable")) return Isa::portable;
-    if (!std::strcmp(wanted, "avx2") && best >= Isa::avx2) return Isa::avx2;
+  const char* wanted = std::getenv("EFPN_KERNELS_CPU_CAPABILITY");
+  for (int i = 0; wanted && i < static_cast<int>(best); ++i) {
+    if (!std::strcmp(wanted, kIsaNames[i])) return static_cast<Isa>(i);
   }
   return best;
 }
@@ -68,7 +77,7 @@ inline Isa isa() {
 
 #if EFPN_X86
 #define EFPN_CALL(function, ...)                                    \
-  (::efpn::isa() == ::efpn::Isa::avx512 ? avx512::function(__VA_ARGS__) \
+  (::efpn::isa() >= ::efpn::Isa::avx512 ? avx512::function(__VA_ARGS__) \
    : ::efpn::isa() == ::efpn::Isa::avx2 ? avx2::function(__VA_ARGS__)   \
                                         : portable::function(__VA_ARGS__))
 #else

@@ -29,11 +29,24 @@
 #include <immintrin.h>
 #endif
 
+#define EFPN_WITH_BF16_DOT
 #define EFPN_KERNELS "winograd_kernels.h"
 #include "foreach_isa.h"
 
+// EFPN_CALL, but for maps of bfloat16 with AVX512-BF16's products where the machine has them.
+#if EFPN_X86
+#define EFPN_CALL_FOR(in, function, ...) \
+  (multiplies_bf16(in) ? avx512_bf16::function(__VA_ARGS__) : EFPN_CALL(function, __VA_ARGS__))
+#else
+#define EFPN_CALL_FOR(in, function, ...) EFPN_CALL(function, __VA_ARGS__)
+#endif
+
 namespace efpn {
 namespace {
+
+bool multiplies_bf16(const WinogradInput& in) {
+  return in.storage == Storage::bfloat16 && isa() >= Isa::avx512_bf16;
+}
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -52,9 +65,9 @@ int64_t tiles_of(const WinogradInput& in, int64_t m = 2) {
 
 // Tiles of a strip: their transform fills half of a core's second-level cache, and every thread has
 // two strips at least. No result depends on it.
-int64_t strip_tiles(int64_t tiles, int64_t products, int64_t C) {
-  const WinogradBlocking& block = winograd_blocking();
-  const int64_t tile_bytes = products * sizeof(float) * (round_up(C, block.lanes) + block.columns);
+int64_t strip_tiles(int64_t tiles, int64_t products, int64_t C, const WinogradBlocking& block) {
+  const int64_t words = round_up(C, block.lanes) / block.pair + block.columns;
+  const int64_t tile_bytes = products * sizeof(float) * words;
   const int64_t fitting = second_level_cache() / 2 / tile_bytes / block.rows;
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t shared =
@@ -105,16 +118,17 @@ void convolve_by_tiles(const WinogradInput& in, const WinogradWeight& weight,
                        const WinogradOutput& out) {
   constexpr int64_t products = (m + 2) * (m + 2);
   const int64_t tiles = tiles_of(in, m);
-  const int64_t depth = round_up(in.C, winograd_blocking().lanes);
-  const Buffer u = allocate(products * depth * round_up(out.D, winograd_blocking().columns));
-  parallel(depth, 8, [&](int64_t begin, int64_t end) {
-    EFPN_CALL(winograd_weight<m>, weight, begin, end, u.get());
+  const WinogradBlocking block = EFPN_CALL_FOR(in, winograd_blocking);
+  const int64_t words = round_up(in.C, block.lanes) / block.pair;
+  const Buffer u = allocate(products * words * round_up(out.D, block.columns));
+  parallel(words, 8, [&](int64_t begin, int64_t end) {
+    EFPN_CALL_FOR(in, winograd_weight<m>, weight, begin, end, u.get());
   });
-  const int64_t strip = strip_tiles(tiles, products, in.C);
-  const int64_t floats = EFPN_CALL(winograd_scratch<m>, in.C, strip);
+  const int64_t strip = strip_tiles(tiles, products, in.C, block);
+  const int64_t floats = EFPN_CALL_FOR(in, winograd_scratch<m>, in.C, strip);
   parallel((tiles + strip - 1) / strip, 1, [&](int64_t begin, int64_t end) {
     const Buffer scratch = allocate_zeros(floats);
-    EFPN_CALL(winograd_strips<m>, in, out, u.get(), tiles, strip, begin, end, scratch.get());
+    EFPN_CALL_FOR(in, winograd_strips<m>, in, out, u.get(), tiles, strip, begin, end, scratch.get());
   });
 }
 
@@ -123,6 +137,7 @@ void convolve_by_tiles(const WinogradInput& in, const WinogradWeight& weight,
 void winograd_convolve(const WinogradInput& in, const WinogradWeight& weight,
                        const WinogradOutput& out, bool reduced) {
   if (tiles_of(in) == 0) return;
+  reduced = reduced && in.storage == Storage::float32;
   const int64_t large = tiles_of(in, 4);
   if (reduced && large >= kLeastLargeTiles && 36 * large < 16 * tiles_of(in)) {
     return convolve_by_tiles<4>(in, weight, out);
@@ -139,13 +154,13 @@ void winograd_weight_gradient(const WinogradInput& in, const WinogradInput& dy,
   if (bias) std::memset(bias, 0, dy.C * sizeof(float));
   if (chunks == 0) return static_cast<void>(std::memset(grad, 0, 9 * in.C * dy.C * sizeof(float)));
 
-  const int64_t group = EFPN_CALL(winograd_gradient_floats, in.C, dy.C);
+  const int64_t group = EFPN_CALL_FOR(in, winograd_gradient_floats, in.C, dy.C);
   const Buffer sums = allocate(chunks * 4 * group), bias_sums = allocate(chunks * width);
   parallel(chunks * 4, 1, [&](int64_t begin, int64_t end) {
-    const Buffer scratch = allocate_zeros(EFPN_CALL(winograd_gradient_scratch, in.C, dy.C));
+    const Buffer scratch = allocate_zeros(EFPN_CALL_FOR(in, winograd_gradient_scratch, in.C, dy.C));
     for (int64_t item = begin; item < end; ++item) {
       const int64_t first = item / 4 * chunk, last = std::min(first + chunk, tiles);
-      EFPN_CALL(winograd_gradient, in, dy, static_cast<int>(item % 4), first, last,
+      EFPN_CALL_FOR(in, winograd_gradient, in, dy, static_cast<int>(item % 4), first, last,
                 sums.get() + item * group, bias_sums.get() + item / 4 * width, scratch.get());
     }
   });

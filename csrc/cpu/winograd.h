@@ -1,4 +1,5 @@
-// What the Winograd convolutions read and write, for the loops of every instruction set.
+// What the Winograd convolutions read and write, for the loops of every instruction set. Maps are
+// float32, bfloat16 or float16; all else is float32.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +7,8 @@
 #include <memory>
 
 namespace efpn {
+
+enum class Storage { float32, bfloat16, float16 };
 
 // The map that a convolution transforms: one of four expressions, formed while loading, and zero
 // outside of the image. Vectors over channels are padded with zeros to whole registers.
@@ -19,11 +22,12 @@ struct WinogradInput {
   Kind kind = plain;
   int64_t N = 0, C = 0, H = 0, W = 0;
   bool channels_last = false;
-  const float* x = nullptr;        // [N, C, H, W]
+  Storage storage = Storage::float32;  // of x, out and a mask that is a map
+  const void* x = nullptr;             // [N, C, H, W]
   const float* context = nullptr;  // [N, padded C]
-  const float* mask = nullptr;     // [N, 1, H, W], or with mask_is_map [N, C, H, W]
+  const void* mask = nullptr;      // [N, 1, H, W] in float32, or with mask_is_map [N, C, H, W]
   bool mask_is_map = false;
-  const float* out = nullptr;         // [N, C, H, W]
+  const void* out = nullptr;          // [N, C, H, W]
   const float* grad_logit = nullptr;  // [N, H, W]
   const uint8_t* kept = nullptr;      // [N, H, W, registers of C] words of one bit per lane
   const float* scale = nullptr;       // [padded C]
@@ -33,7 +37,8 @@ struct WinogradInput {
 struct WinogradOutput {
   int64_t N = 0, D = 0, H = 0, W = 0;
   bool channels_last = false;
-  float* map = nullptr;         // [N, D, H, W]
+  Storage storage = Storage::float32;  // of the map
+  void* map = nullptr;                 // [N, D, H, W]
   const float* bias = nullptr;  // [padded D]; with it: relu(y + bias), else y
   float* gate = nullptr;        // [N, H, W] = sigmoid(gate_bias + sum gate_weight relu(y + border))
   const float* border = nullptr;       // [N, 3, 3, padded D]
@@ -55,6 +60,7 @@ struct WinogradBlocking {
   int64_t rows;     // rows of the GEMM's block: tiles, or input channels in a weight gradient
   int64_t columns;  // columns of the GEMM's block: output channels
   int64_t bits;     // bytes of `kept` for a register
+  int64_t pair;     // factors of a product in a word: floats, or two of bfloat16
 };
 
 struct FreeBuffer {

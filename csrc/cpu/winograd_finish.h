@@ -24,12 +24,13 @@ EFPN_INLINE F finish_lane(const WinogradOutput& out, const float* y, int64_t d) 
   return out.bias ? relu(load(y) + load(out.bias + d)) : load(y);
 }
 
-inline void write_channels_last(const WinogradOutput& out, const Segment& s, int64_t d,
+template <class S>
+void write_channels_last(const WinogradOutput& out, const Segment& s, int64_t d,
                                 const float* y, int64_t rows, int64_t columns) {
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t column = 0; column < columns; ++column) {
       const float* pixel = output_pixel(y, s, row, column);
-      float* target = out.map + (((s.n * out.H + s.y + row) * out.W + s.x + column) * out.D);
+      S* target = static_cast<S*>(out.map) + (((s.n * out.H + s.y + row) * out.W + s.x + column) * out.D);
       for (int64_t c = d; c < d + kColumns && c < out.D; c += kLanes, pixel += kLanes) {
         const F value = finish_lane(out, pixel, c);
         if (out.D - c >= kLanes)
@@ -41,13 +42,14 @@ inline void write_channels_last(const WinogradOutput& out, const Segment& s, int
   }
 }
 
-inline void write_contiguous(const WinogradOutput& out, const Segment& s, int64_t d, const float* y,
+template <class S>
+void write_contiguous(const WinogradOutput& out, const Segment& s, int64_t d, const float* y,
                              int64_t rows, int64_t columns) {
   const int64_t step = out.H * out.W;
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t c = d; c < d + kColumns && c < out.D; c += kLanes) {
       const int64_t channels = out.D - c < kLanes ? out.D - c : kLanes;
-      float* target = out.map + ((s.n * out.D + c) * out.H + s.y + row) * out.W + s.x;
+      S* target = static_cast<S*>(out.map) + ((s.n * out.D + c) * out.H + s.y + row) * out.W + s.x;
       for (int64_t x = 0; x < columns; x += kLanes) {
         if (x + kLanes > columns && columns >= kLanes) x = columns - kLanes;
         F block[kLanes];
@@ -66,6 +68,16 @@ inline void write_contiguous(const WinogradOutput& out, const Segment& s, int64_
       }
     }
   }
+}
+
+// The channels d.. of a segment's map.
+inline void write_map(const WinogradOutput& out, const Segment& s, int64_t d, const float* y,
+                      int64_t rows, int64_t columns) {
+  with_storage(out.storage, [&](auto zero) {
+    using S = decltype(zero);
+    if (out.channels_last) return write_channels_last<S>(out, s, d, y, rows, columns);
+    write_contiguous<S>(out, s, d, y, rows, columns);
+  });
 }
 
 // Adds the channels d.. to the segment's logits[tile][row][column][kLanes]; keeps the signs.

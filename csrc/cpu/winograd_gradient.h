@@ -3,23 +3,27 @@ namespace efpn {
 namespace EFPN_ISA {
 
 // Tiles that are summed in registers before they are added to dU.
-constexpr int64_t kGradientStrip = 64;
+constexpr int64_t kGradientStrip = 64 * kPair, kGradientWords = kGradientStrip / kPair;
 
-// Row i of A dy A' for a segment's tiles: registers [j], `xi_stride` apart. Rows 0 and 3 read one
-// of the staged rows of dy only.
-EFPN_INLINE void transform_gradient_row(int i, const float* upper, const float* lower,
-                                        int64_t count, float* m, int64_t xi_stride) {
+// Row i of A dy A' for a segment: put(t, j, register) of its tiles; returns the sum of j = 1. Rows 0
+// and 3 read one of the staged rows of dy only.
+template <class Put>
+EFPN_INLINE F transform_gradient_row(int i, const float* upper, const float* lower, int64_t count,
+                                     const Put& put) {
   const F plus(1.0f), minus(-1.0f), none(0.0f);
   const F a = i == 3 ? none : plus, b = i == 0 ? none : (i == 1 ? plus : minus);
-  for (int64_t t = 0; t < count; ++t, m += kColumns) {
+  F total(0.0f);
+  for (int64_t t = 0; t < count; ++t) {
     const int64_t x = 2 * t * kLanes;
     const F left = a * load(upper + x) + b * load(lower + x);
     const F right = a * load(upper + x + kLanes) + b * load(lower + x + kLanes);
-    store(m, left);
-    store(m + xi_stride, left + right);
-    store(m + 2 * xi_stride, left - right);
-    store(m + 3 * xi_stride, -right);
+    put(t, 0, left);
+    put(t, 1, left + right);
+    put(t, 2, left - right);
+    put(t, 3, -right);
+    total += left + right;
   }
+  return total;
 }
 
 // Rows of dU, and the floats between two tiles of V: an odd number of registers, to spread the
@@ -31,8 +35,8 @@ EFPN_INLINE int64_t gradient_stride(int64_t C) {
 
 // Floats of scratch that winograd_gradient needs, and of dU[i, :], for C to D channels.
 inline int64_t winograd_gradient_scratch(int64_t C, int64_t D) {
-  const int64_t v = 4 * kGradientStrip * gradient_stride(C);
-  const int64_t m = 4 * kGradientStrip * round_up(D, kColumns);
+  const int64_t v = 4 * kGradientWords * gradient_stride(C);
+  const int64_t m = 4 * kGradientWords * round_up(D, kColumns);
   return v + m + 2 * 4 * kGradientStrip * kLanes;
 }
 inline int64_t winograd_gradient_floats(int64_t C, int64_t D) {
@@ -46,8 +50,8 @@ inline void winograd_gradient(const WinogradInput& in, const WinogradInput& dy, 
                               float* scratch) {
   const int64_t stride = gradient_stride(in.C), rows = gradient_rows(in.C);
   const int64_t column_blocks = (dy.C + kColumns - 1) / kColumns;
-  const int64_t v_stride = kGradientStrip * stride,
-                m_stride = column_blocks * kGradientStrip * kColumns;
+  const int64_t v_stride = kGradientWords * stride,
+                m_stride = column_blocks * kGradientWords * kColumns;
   float* const v = scratch;
   float* const m = v + 4 * v_stride;
   float* const upper = m + 4 * m_stride;
@@ -61,28 +65,30 @@ inline void winograd_gradient(const WinogradInput& in, const WinogradInput& dy, 
         const int64_t columns = 2 * s.count + 2;
         stage_row(in, s.n, c, s.y + kFirst[i] - 1, s.x - 1, columns, upper);
         stage_row(in, s.n, c, s.y + kSecond[i] - 1, s.x - 1, columns, lower);
-        transform_input_row(i, upper, lower, s.count, v + s.start * stride + c, v_stride, stride);
+        transform_input_row(i, upper, lower, s.count, [&](int64_t t, int j, F x) {
+          store_term(v + j * v_stride + c, s.start + t, stride, x);
+        });
       });
     }
     for (int64_t d = 0; d < dy.C; d += kLanes) {
-      float* const block = m + d / kColumns * kGradientStrip * kColumns + d % kColumns;
+      float* const block = m + d / kColumns * kGradientWords * kColumns + d % kColumns;
+      F total(0.0f);
       for_segments(in.H, in.W, start, count, [&](const Segment& s) {
         if (i != 3) stage_row(dy, s.n, d, s.y, s.x, 2 * s.count, upper);
         if (i != 0) stage_row(dy, s.n, d, s.y + 1, s.x, 2 * s.count, lower);
-        transform_gradient_row(i, upper, lower, s.count, block + s.start * kColumns, m_stride);
+        total += transform_gradient_row(i, upper, lower, s.count, [&](int64_t t, int j, F x) {
+          store_term(block + j * m_stride, s.start + t, kColumns, x);
+        });
       });
-      if (i == 1) {  // (A dy A')[1, 1] is the sum of the tile
-        F total(0.0f);
-        for (int64_t t = 0; t < count; ++t) total += load(block + m_stride + t * kColumns);
-        store(bias + d, load(bias + d) + total);
-      }
+      // (A dy A')[1, 1] is the sum of the tile.
+      if (i == 1) store(bias + d, load(bias + d) + total);
     }
     for (int64_t j = 0; j < 4; ++j) {
       for (int64_t b = 0; b < column_blocks; ++b) {
         float* const sum = sums + (j * column_blocks + b) * rows * kColumns;
         for (int64_t c = 0; c < rows; c += kRows) {
-          multiply_block<1, 1>(count, v + j * v_stride + c, stride,
-                               m + j * m_stride + b * kGradientStrip * kColumns, sum + c * kColumns,
+          multiply_words<1, 1>((count + kPair - 1) / kPair, v + j * v_stride + c, stride,
+                               m + j * m_stride + b * kGradientWords * kColumns, sum + c * kColumns,
                                start > first);
         }
       }

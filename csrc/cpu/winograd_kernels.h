@@ -16,12 +16,13 @@ namespace efpn {
 namespace EFPN_ISA {
 
 // Input channels summed in registers before they are added to M: short chains keep the error low.
-constexpr int64_t kDepth = 32;
+// Beside the rounding of bfloat16 it is none.
+constexpr int64_t kDepth = kPair == 1 ? 32 : 256;
 
 EFPN_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 inline WinogradBlocking winograd_blocking() {
-  return {kLanes, kRows, kColumns, static_cast<int64_t>(sizeof(LaneBits))};
+  return {kLanes, kRows, kColumns, static_cast<int64_t>(sizeof(LaneBits)), kPair};
 }
 
 // Calls f(segment) for the tile-row pieces of the tiles [first, first + count) of the maps.
@@ -36,22 +37,21 @@ EFPN_INLINE void for_segments(int64_t H, int64_t W, int64_t first, int64_t count
   }
 }
 
-// Row i of B' d B for a segment: its tiles' four registers V[4 i + j], `xi_stride` apart. `rows`
-// holds the two staged rows that B' combines, 2 count + 2 pixels each.
-template <bool add>
-EFPN_INLINE void transform_row(const float* a, const float* b, int64_t count, float* v,
-                               int64_t xi_stride, int64_t tile_stride) {
+// Row i of B' d B for a segment: put(t, j, V[4 i + j]) of its tiles. a and b are the two staged rows
+// that B' combines, 2 count + 2 pixels each.
+template <bool add, class Put>
+EFPN_INLINE void transform_row(const float* a, const float* b, int64_t count, const Put& put) {
   const auto combined = [&](int64_t x) {
     return add ? load(a + x * kLanes) + load(b + x * kLanes)
                : load(a + x * kLanes) - load(b + x * kLanes);
   };
   F c0 = combined(0), c1 = combined(1);
-  for (int64_t t = 0; t < count; ++t, v += tile_stride) {
+  for (int64_t t = 0; t < count; ++t) {
     const F c2 = combined(2 * t + 2), c3 = combined(2 * t + 3);
-    store(v, c0 - c2);
-    store(v + xi_stride, c1 + c2);
-    store(v + 2 * xi_stride, c2 - c1);
-    store(v + 3 * xi_stride, c1 - c3);
+    put(t, 0, c0 - c2);
+    put(t, 1, c1 + c2);
+    put(t, 2, c2 - c1);
+    put(t, 3, c1 - c3);
     c0 = c2;
     c1 = c3;
   }
@@ -60,19 +60,20 @@ EFPN_INLINE void transform_row(const float* a, const float* b, int64_t count, fl
 // Row i of B' d B = rows[kFirst[i]] -+ rows[kSecond[i]], columns alike.
 constexpr int kFirst[4] = {0, 1, 2, 1}, kSecond[4] = {2, 2, 1, 3};
 
+template <class Put>
 EFPN_INLINE void transform_input_row(int i, const float* first, const float* second, int64_t count,
-                                     float* v, int64_t xi_stride, int64_t tile_stride) {
-  if (i == 1) return transform_row<true>(first, second, count, v, xi_stride, tile_stride);
-  transform_row<false>(first, second, count, v, xi_stride, tile_stride);
+                                     const Put& put) {
+  if (i == 1) return transform_row<true>(first, second, count, put);
+  transform_row<false>(first, second, count, put);
 }
 
 constexpr int products_of(int m) { return (m + 2) * (m + 2); }
 
-// V[xi][channel block][tile][kLanes] of a strip; `rows` has room for m + 2 staged rows.
+// V[xi][channel block][tile][kWords] of a strip; `rows` has room for m + 2 staged rows.
 template <int m>
 void transform_input(const WinogradInput& in, int64_t first, int64_t count, int64_t strip,
                      float* rows, float* v) {
-  const int64_t blocks = (in.C + kLanes - 1) / kLanes, xi_stride = blocks * strip * kLanes;
+  const int64_t blocks = (in.C + kLanes - 1) / kLanes, xi_stride = blocks * strip * kWords;
   for (int64_t block = 0; block < blocks; ++block) {
     for_segments<m>(in.H, in.W, first, count, [&](const Segment& s) {
       const int64_t columns = s.width() + 2;
@@ -80,14 +81,16 @@ void transform_input(const WinogradInput& in, int64_t first, int64_t count, int6
         stage_row(in, s.n, block * kLanes, s.y + r - 1, s.x - 1, columns,
                   rows + r * columns * kLanes);
       }
-      float* const target = v + (block * strip + s.start) * kLanes;
+      float* const target = v + (block * strip + s.start) * kWords;
       if constexpr (m == 4) {
         transform_large_input(rows, s.count, target, xi_stride);
       } else {
         for (int i = 0; i < 4; ++i) {
           transform_input_row(i, rows + kFirst[i] * columns * kLanes,
                               rows + kSecond[i] * columns * kLanes, s.count,
-                              target + 4 * i * xi_stride, xi_stride, kLanes);
+                              [&](int64_t t, int j, F x) {
+                                store_channels(target + (4 * i + j) * xi_stride + t * kWords, x);
+                              });
         }
       }
     });
@@ -124,7 +127,7 @@ struct StripScratch {
 
   StripScratch(int64_t C, int64_t strip)
       : v(0),
-        products(products_of(m) * round_up(C, kLanes) * strip),
+        products(products_of(m) * round_up(C, kLanes) / kPair * strip),
         rows(products + products_of(m) * strip * kColumns),
         y(rows + (m + 2) * (m + 2) * strip * kLanes),
         logits(y + m * m * strip * kColumns + kLanes * kColumns),
@@ -137,11 +140,13 @@ int64_t winograd_scratch(int64_t C, int64_t strip) {
 }
 
 // The tiles of the strips [begin, end), `strip` (a multiple of kRows) tiles each.
-// u[column block][xi][round_up(C, kLanes)][kColumns].
+// u[column block][xi][round_up(C, kLanes) / kPair][kColumns].
 template <int m>
 void winograd_strips(const WinogradInput& in, const WinogradOutput& out, const float* u,
                      int64_t tiles, int64_t strip, int64_t begin, int64_t end, float* scratch) {
-  const int64_t depth = round_up(in.C, kLanes), column_blocks = (out.D + kColumns - 1) / kColumns;
+  const int64_t words = round_up(in.C, kLanes) / kPair;
+  const int64_t column_blocks = (out.D + kColumns - 1) / kColumns;
+  constexpr int64_t kRun = kDepth / kPair;
   const StripScratch<m> at(in.C, strip);
   float* const v = scratch + at.v;
   float* const products = scratch + at.products;
@@ -151,12 +156,12 @@ void winograd_strips(const WinogradInput& in, const WinogradOutput& out, const f
     transform_input<m>(in, first, count, strip, scratch + at.rows, v);
     for (int64_t block = 0; block < column_blocks; ++block) {
       for (int xi = 0; xi < products_of(m); ++xi) {
-        const float* weight = u + (block * products_of(m) + xi) * depth * kColumns;
-        const float* tile = v + xi * depth * strip;
-        for (int64_t k = 0; k < depth; k += kDepth) {
-          const int64_t k_blocks = (depth - k < kDepth ? depth - k : kDepth) / kLanes;
+        const float* weight = u + (block * products_of(m) + xi) * words * kColumns;
+        const float* tile = v + xi * words * strip;
+        for (int64_t k = 0; k < words; k += kRun) {
+          const int64_t k_blocks = (words - k < kRun ? words - k : kRun) / kWords;
           for (int64_t t = 0; t < count; t += kRows) {
-            multiply_block<kLanes, kLanes>(k_blocks, tile + k * strip + t * kLanes, strip * kLanes,
+            multiply_words<kWords, kWords>(k_blocks, tile + k * strip + t * kWords, strip * kWords,
                                            weight + k * kColumns,
                                            products + (xi * strip + t) * kColumns, k > 0);
           }
@@ -175,10 +180,8 @@ void winograd_strips(const WinogradInput& in, const WinogradOutput& out, const f
         if (out.gate) {
           add_to_gate(out, s, block * kColumns, y, height, width, logit);
           if (block == column_blocks - 1) write_gate(out, s, height, width, logit);
-        } else if (out.channels_last) {
-          write_channels_last(out, s, block * kColumns, y, height, width);
         } else {
-          write_contiguous(out, s, block * kColumns, y, height, width);
+          write_map(out, s, block * kColumns, y, height, width);
         }
       });
     }
@@ -209,25 +212,45 @@ inline void transform_weight(const float (&taps)[9][kColumns], float* u, int64_t
   }
 }
 
-// u[column block][xi][k][kColumns] = G g G' for the rows [begin, end) of the depth, padded with
-// zeros.
+// The weights of the input channel k, zeros where there is none, for the output channels d..
+EFPN_INLINE void gather_taps(const WinogradWeight& w, int64_t k, int64_t d,
+                             float (&taps)[9][kColumns]) {
+  std::memset(taps, 0, sizeof(taps));
+  if (k >= w.K) return;
+  for (int64_t c = 0; c < kColumns && d + c < w.D; ++c) {
+    const float* g = w.data + k * w.stride_k + (d + c) * w.stride_d;
+    for (int i = 0; i < 9; ++i) taps[i][c] = g[i / 3 * w.stride_y + i % 3 * w.stride_x];
+  }
+}
+
+// u[column block][xi][k / kPair][kColumns] = G g G' for the words [begin, end) of the depth, padded
+// with zeros.
 template <int m>
 void winograd_weight(const WinogradWeight& w, int64_t begin, int64_t end, float* u) {
-  const int64_t depth = round_up(w.K, kLanes), column_blocks = (w.D + kColumns - 1) / kColumns;
+  const int64_t words = round_up(w.K, kLanes) / kPair;
+  const int64_t column_blocks = (w.D + kColumns - 1) / kColumns;
+  float taps[9][kColumns];
   for (int64_t block = 0; block < column_blocks; ++block) {
     for (int64_t k = begin; k < end; ++k) {
-      float taps[9][kColumns] = {};
-      if (k < w.K) {
-        for (int64_t c = 0; c < kColumns && block * kColumns + c < w.D; ++c) {
-          const float* g = w.data + k * w.stride_k + (block * kColumns + c) * w.stride_d;
-          for (int i = 0; i < 9; ++i) taps[i][c] = g[i / 3 * w.stride_y + i % 3 * w.stride_x];
+      float* const target = u + (block * products_of(m) * words + k) * kColumns;
+      if constexpr (kPair == 2) {
+        float even[16 * kColumns], odd[16 * kColumns];
+        gather_taps(w, 2 * k, block * kColumns, taps);
+        transform_weight(taps, even, kColumns);
+        gather_taps(w, 2 * k + 1, block * kColumns, taps);
+        transform_weight(taps, odd, kColumns);
+        for (int64_t i = 0; i < 16 * kColumns; i += kLanes) {
+          float* const word = target + i / kColumns * words * kColumns + i % kColumns;
+          store_term(word, 0, 0, load(even + i));
+          store_term(word, 1, 0, load(odd + i));
         }
+        continue;
       }
-      float* const target = u + (block * products_of(m) * depth + k) * kColumns;
+      gather_taps(w, k, block * kColumns, taps);
       if constexpr (m == 4) {
-        transform_large_weight(taps, target, depth * kColumns);
+        transform_large_weight(taps, target, words * kColumns);
       } else {
-        transform_weight(taps, target, depth * kColumns);
+        transform_weight(taps, target, words * kColumns);
       }
     }
   }

@@ -1,12 +1,10 @@
 // Forming rows of the convolutions' input: L channels of each pixel. Include through
 // winograd_kernels.h.
-#include "multiply_block.h"
+#include "winograd_operand.h"
 
 namespace efpn {
 namespace EFPN_ISA {
 
-using F = Vec<float>;
-constexpr int kLanes = F::size, kColumns = kColumnsOf<float>;
 #if EFPN_VECTOR_BYTES == 64
 using LaneBits = uint16_t;
 #else
@@ -49,6 +47,16 @@ EFPN_INLINE void transpose(F (&rows)[kLanes]) {
   }
 }
 
+// Calls f with a zero of the type of the maps' elements.
+template <class Function>
+EFPN_INLINE void with_storage(Storage storage, Function f) {
+  switch (storage) {
+    case Storage::float32: return f(float{});
+    case Storage::bfloat16: return f(BFloat16{});
+    case Storage::float16: return f(Half{});
+  }
+}
+
 // One bit per lane, and back.
 EFPN_INLINE LaneBits to_bits(F::Mask mask) {
 #if EFPN_X86 && EFPN_VECTOR_BYTES == 64
@@ -81,19 +89,20 @@ EFPN_INLINE F gate_gradient_at(const WinogradInput& in, int64_t pixel, int64_t c
 }
 
 // A register of the map from `offset` on; `context` and `gate` are its lanes' context and mask.
-template <WinogradInput::Kind kind, bool tail>
+template <WinogradInput::Kind kind, class S, bool tail>
 EFPN_INLINE F input_at(const WinogradInput& in, int64_t offset, F context, F gate, int n) {
-  const F x = load<tail>(in.x + offset, n);
+  const F x = load<tail>(static_cast<const S*>(in.x) + offset, n);
   if constexpr (kind == WinogradInput::masked) {
-    return (x + context) * (in.mask_is_map ? load<tail>(in.mask + offset, n) : gate);
+    if (in.mask_is_map) gate = load<tail>(static_cast<const S*>(in.mask) + offset, n);
+    return (x + context) * gate;
   }
   if constexpr (kind == WinogradInput::relu_gradient) {
-    return relu_gradient(load<tail>(in.out + offset, n), x);
+    return relu_gradient(load<tail>(static_cast<const S*>(in.out) + offset, n), x);
   }
   return x;
 }
 
-template <WinogradInput::Kind kind, bool tail>
+template <WinogradInput::Kind kind, class S, bool tail>
 EFPN_INLINE void stage_channels_last(const WinogradInput& in, int64_t n, int64_t c, int64_t y,
                                      int64_t begin, int64_t end, float* row) {
   const int64_t first = pixel_index(in, n, y, 0);
@@ -103,20 +112,21 @@ EFPN_INLINE void stage_channels_last(const WinogradInput& in, int64_t n, int64_t
   }
   for (int64_t x = begin; x < end; ++x, row += kLanes) {
     if constexpr (kind == WinogradInput::masked) {
-      if (!in.mask_is_map) gate = F(in.mask[first + x]);
+      if (!in.mask_is_map) gate = F(static_cast<const float*>(in.mask)[first + x]);
     }
-    store(row, input_at<kind, tail>(in, (first + x) * in.C + c, context, gate,
+    store(row, input_at<kind, S, tail>(in, (first + x) * in.C + c, context, gate,
                                     static_cast<int>(in.C - c)));
   }
 }
 
 // kLanes pixels of kLanes channels (`channels` of them exist), transposed.
-template <WinogradInput::Kind kind, bool tail>
+template <WinogradInput::Kind kind, class S, bool tail>
 EFPN_INLINE void stage_transposed(const WinogradInput& in, int64_t n, int64_t c, int64_t y,
                                   int64_t x, int channels, int pixels, float* row) {
   F block[kLanes], gate(0.0f);
   if constexpr (kind == WinogradInput::masked) {
-    if (!in.mask_is_map) gate = load<tail>(in.mask + pixel_index(in, n, y, x), pixels);
+    const auto* const gates = static_cast<const float*>(in.mask);
+    if (!in.mask_is_map) gate = load<tail>(gates + pixel_index(in, n, y, x), pixels);
   }
   const int64_t padded = (in.C + kLanes - 1) / kLanes * kLanes;
   const int64_t first = ((n * in.C + c) * in.H + y) * in.W + x, step = in.H * in.W;
@@ -125,7 +135,7 @@ EFPN_INLINE void stage_transposed(const WinogradInput& in, int64_t n, int64_t c,
     F context(0.0f);
     if constexpr (kind == WinogradInput::masked) context = F(in.context[n * padded + c + i]);
     block[i] =
-        i < channels ? input_at<kind, tail>(in, first + i * step, context, gate, pixels) : F(0.0f);
+        i < channels ? input_at<kind, S, tail>(in, first + i * step, context, gate, pixels) : F(0.0f);
   }
   transpose(block);
   if constexpr (tail) {
@@ -136,7 +146,7 @@ EFPN_INLINE void stage_transposed(const WinogradInput& in, int64_t n, int64_t c,
   }
 }
 
-template <WinogradInput::Kind kind>
+template <WinogradInput::Kind kind, class S>
 void stage_inside(const WinogradInput& in, int64_t n, int64_t c, int64_t y, int64_t begin,
                   int64_t end, float* row) {
   if constexpr (kind == WinogradInput::gate_gradient) {
@@ -144,17 +154,19 @@ void stage_inside(const WinogradInput& in, int64_t n, int64_t c, int64_t y, int6
       store(row, gate_gradient_at(in, pixel_index(in, n, y, x), c));
     }
   } else if (in.channels_last) {
-    if (in.C - c >= kLanes) return stage_channels_last<kind, false>(in, n, c, y, begin, end, row);
-    stage_channels_last<kind, true>(in, n, c, y, begin, end, row);
+    if (in.C - c >= kLanes) {
+      return stage_channels_last<kind, S, false>(in, n, c, y, begin, end, row);
+    }
+    stage_channels_last<kind, S, true>(in, n, c, y, begin, end, row);
   } else {
     const int channels = in.C - c < kLanes ? static_cast<int>(in.C - c) : kLanes;
     if (end - begin < kLanes) {
-      return stage_transposed<kind, true>(in, n, c, y, begin, channels,
+      return stage_transposed<kind, S, true>(in, n, c, y, begin, channels,
                                           static_cast<int>(end - begin), row);
     }
     for (int64_t x = begin; x < end; x += kLanes) {
       if (x + kLanes > end) x = end - kLanes;  // the last block overlaps the one before
-      stage_transposed<kind, false>(in, n, c, y, x, channels, kLanes, row + (x - begin) * kLanes);
+      stage_transposed<kind, S, false>(in, n, c, y, x, channels, kLanes, row + (x - begin) * kLanes);
     }
   }
 }
@@ -171,16 +183,19 @@ inline void stage_row(const WinogradInput& in, int64_t n, int64_t c, int64_t y, 
   float* inside = row + (begin - first) * kLanes;
   std::memset(row, 0, (begin - first) * kLanes * sizeof(float));
   std::memset(row + (end - first) * kLanes, 0, (first + columns - end) * kLanes * sizeof(float));
-  switch (in.kind) {
-    case WinogradInput::plain:
-      return stage_inside<WinogradInput::plain>(in, n, c, y, begin, end, inside);
-    case WinogradInput::masked:
-      return stage_inside<WinogradInput::masked>(in, n, c, y, begin, end, inside);
-    case WinogradInput::relu_gradient:
-      return stage_inside<WinogradInput::relu_gradient>(in, n, c, y, begin, end, inside);
-    case WinogradInput::gate_gradient:
-      return stage_inside<WinogradInput::gate_gradient>(in, n, c, y, begin, end, inside);
-  }
+  with_storage(in.storage, [&](auto zero) {
+    using S = decltype(zero);
+    switch (in.kind) {
+      case WinogradInput::plain:
+        return stage_inside<WinogradInput::plain, S>(in, n, c, y, begin, end, inside);
+      case WinogradInput::masked:
+        return stage_inside<WinogradInput::masked, S>(in, n, c, y, begin, end, inside);
+      case WinogradInput::relu_gradient:
+        return stage_inside<WinogradInput::relu_gradient, S>(in, n, c, y, begin, end, inside);
+      case WinogradInput::gate_gradient:
+        return stage_inside<WinogradInput::gate_gradient, float>(in, n, c, y, begin, end, inside);
+    }
+  });
 }
 
 }  // namespace EFPN_ISA

@@ -15,6 +15,7 @@ namespace efpn {
 namespace cuda {
 constexpr bool kFusedConvolutions = false;
 constexpr bool kLibraryAddsBias = false;
+inline bool fuses_convolutions(const Tensor&) { return false; }
 }  // namespace cuda
 }  // namespace efpn
 

@@ -141,6 +141,18 @@ FAULTS = (
         LARGE_TILES,
     ),
     (
+        CPU + "winograd_operand.h",
+        "pair = (Word32)load(word).v | pair << 16;",
+        "pair = (Word32)load(word).v | pair;",
+        WINOGRAD,
+    ),
+    (
+        CPU + "convolution.cpp",
+        "out.storage = storage_of(x);",
+        "out.storage = Storage::float32;",
+        WINOGRAD,
+    ),
+    (
         CPU + "winograd_large.h",
         "kInputScale = 0.125f, kOutputScale = 8.0f;",
         "kInputScale = 1.0f, kOutputScale = 1.0f;",
