@@ -88,8 +88,9 @@ class Refine(torch.autograd.Function):
 
 
 def low_gate(p_low: Tensor, weight: Tensor, border: Tensor, *gate: Tensor) -> Tensor:
-    gate = tuple(x.to(border.dtype) for x in gate)
-    return contracts.low_gate(F.conv2d(p_low, weight, padding=1), border, *gate)[0]
+    """All in the dtype of the map, as plain modules are; the gate in that of ours."""
+    conv = F.conv2d(p_low, weight, padding=1)
+    return contracts.low_gate(conv, border.to(p_low.dtype), *gate)[0].to(border.dtype)
 
 
 def refine(

@@ -12,8 +12,8 @@ namespace efpn {
 constexpr bool kFusedConvolutions = true;
 constexpr bool kLibraryAddsBias = true;
 
-// Whether convolutions of a map are our own: Winograd in float32, and for halves where that has been
-// measured to be faster than the library, on AVX2 and AVX-512 without a matrix unit.
+// Whether convolutions of a map are our own: Winograd in float32, and for halves where that has
+// been measured to be faster than the library, on AVX2 and AVX-512 without a matrix unit.
 inline bool fuses_convolutions(const Tensor& map) {
   const ScalarType type = map.scalar_type();
   if (type == ScalarType::Float) return true;

@@ -23,9 +23,10 @@ struct WinogradInput {
   int64_t N = 0, C = 0, H = 0, W = 0;
   bool channels_last = false;
   Storage storage = Storage::float32;  // of x, out and a mask that is a map
+  bool rounds_factors = true;          // whether bfloat16 products may serve for bfloat16 maps
   const void* x = nullptr;             // [N, C, H, W]
-  const float* context = nullptr;  // [N, padded C]
-  const void* mask = nullptr;      // [N, 1, H, W] in float32, or with mask_is_map [N, C, H, W]
+  const float* context = nullptr;      // [N, padded C]
+  const void* mask = nullptr;          // [N, 1, H, W] in float32, or with mask_is_map [N, C, H, W]
   bool mask_is_map = false;
   const void* out = nullptr;          // [N, C, H, W]
   const float* grad_logit = nullptr;  // [N, H, W]
@@ -39,8 +40,8 @@ struct WinogradOutput {
   bool channels_last = false;
   Storage storage = Storage::float32;  // of the map
   void* map = nullptr;                 // [N, D, H, W]
-  const float* bias = nullptr;  // [padded D]; with it: relu(y + bias), else y
-  float* gate = nullptr;        // [N, H, W] = sigmoid(gate_bias + sum gate_weight relu(y + border))
+  const float* bias = nullptr;         // [padded D]; with it: relu(y + bias), else y
+  float* gate = nullptr;  // [N, H, W] = sigmoid(gate_bias + sum gate_weight relu(y + border))
   const float* border = nullptr;       // [N, 3, 3, padded D]
   const float* gate_weight = nullptr;  // [padded D]
   float gate_bias = 0;

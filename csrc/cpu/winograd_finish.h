@@ -25,12 +25,13 @@ EFPN_INLINE F finish_lane(const WinogradOutput& out, const float* y, int64_t d) 
 }
 
 template <class S>
-void write_channels_last(const WinogradOutput& out, const Segment& s, int64_t d,
-                                const float* y, int64_t rows, int64_t columns) {
+void write_channels_last(const WinogradOutput& out, const Segment& s, int64_t d, const float* y,
+                         int64_t rows, int64_t columns) {
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t column = 0; column < columns; ++column) {
       const float* pixel = output_pixel(y, s, row, column);
-      S* target = static_cast<S*>(out.map) + (((s.n * out.H + s.y + row) * out.W + s.x + column) * out.D);
+      S* target =
+          static_cast<S*>(out.map) + (((s.n * out.H + s.y + row) * out.W + s.x + column) * out.D);
       for (int64_t c = d; c < d + kColumns && c < out.D; c += kLanes, pixel += kLanes) {
         const F value = finish_lane(out, pixel, c);
         if (out.D - c >= kLanes)
@@ -44,7 +45,7 @@ void write_channels_last(const WinogradOutput& out, const Segment& s, int64_t d,
 
 template <class S>
 void write_contiguous(const WinogradOutput& out, const Segment& s, int64_t d, const float* y,
-                             int64_t rows, int64_t columns) {
+                      int64_t rows, int64_t columns) {
   const int64_t step = out.H * out.W;
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t c = d; c < d + kColumns && c < out.D; c += kLanes) {

@@ -5,8 +5,8 @@ namespace EFPN_ISA {
 // Tiles that are summed in registers before they are added to dU.
 constexpr int64_t kGradientStrip = 64 * kPair, kGradientWords = kGradientStrip / kPair;
 
-// Row i of A dy A' for a segment: put(t, j, register) of its tiles; returns the sum of j = 1. Rows 0
-// and 3 read one of the staged rows of dy only.
+// Row i of A dy A' for a segment: put(t, j, register) of its tiles; returns the sum of j = 1. Rows
+// 0 and 3 read one of the staged rows of dy only.
 template <class Put>
 EFPN_INLINE F transform_gradient_row(int i, const float* upper, const float* lower, int64_t count,
                                      const Put& put) {

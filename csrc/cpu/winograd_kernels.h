@@ -37,8 +37,8 @@ EFPN_INLINE void for_segments(int64_t H, int64_t W, int64_t first, int64_t count
   }
 }
 
-// Row i of B' d B for a segment: put(t, j, V[4 i + j]) of its tiles. a and b are the two staged rows
-// that B' combines, 2 count + 2 pixels each.
+// Row i of B' d B for a segment: put(t, j, V[4 i + j]) of its tiles. a and b are the two staged
+// rows that B' combines, 2 count + 2 pixels each.
 template <bool add, class Put>
 EFPN_INLINE void transform_row(const float* a, const float* b, int64_t count, const Put& put) {
   const auto combined = [&](int64_t x) {

@@ -1,5 +1,5 @@
-// What the Winograd convolutions multiply: floats, or with EFPN_BF16_DOT pairs of bfloat16 in words of
-// the same size, whose products are summed in float. Include through winograd_kernels.h.
+// What the Winograd convolutions multiply: floats, or with EFPN_BF16_DOT pairs of bfloat16 in words
+// of the same size, whose products are summed in float. Include through winograd_kernels.h.
 //
 // A pair is two neighbouring terms of a sum: two channels, or in a weight gradient two tiles.
 #include "multiply_block.h"

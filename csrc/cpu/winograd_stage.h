@@ -51,9 +51,12 @@ EFPN_INLINE void transpose(F (&rows)[kLanes]) {
 template <class Function>
 EFPN_INLINE void with_storage(Storage storage, Function f) {
   switch (storage) {
-    case Storage::float32: return f(float{});
-    case Storage::bfloat16: return f(BFloat16{});
-    case Storage::float16: return f(Half{});
+    case Storage::float32:
+      return f(float{});
+    case Storage::bfloat16:
+      return f(BFloat16{});
+    case Storage::float16:
+      return f(Half{});
   }
 }
 
@@ -115,7 +118,7 @@ EFPN_INLINE void stage_channels_last(const WinogradInput& in, int64_t n, int64_t
       if (!in.mask_is_map) gate = F(static_cast<const float*>(in.mask)[first + x]);
     }
     store(row, input_at<kind, S, tail>(in, (first + x) * in.C + c, context, gate,
-                                    static_cast<int>(in.C - c)));
+                                       static_cast<int>(in.C - c)));
   }
 }
 
@@ -134,8 +137,8 @@ EFPN_INLINE void stage_transposed(const WinogradInput& in, int64_t n, int64_t c,
   for (int i = 0; i < kLanes; ++i) {
     F context(0.0f);
     if constexpr (kind == WinogradInput::masked) context = F(in.context[n * padded + c + i]);
-    block[i] =
-        i < channels ? input_at<kind, S, tail>(in, first + i * step, context, gate, pixels) : F(0.0f);
+    block[i] = i < channels ? input_at<kind, S, tail>(in, first + i * step, context, gate, pixels)
+                            : F(0.0f);
   }
   transpose(block);
   if constexpr (tail) {
@@ -162,11 +165,12 @@ void stage_inside(const WinogradInput& in, int64_t n, int64_t c, int64_t y, int6
     const int channels = in.C - c < kLanes ? static_cast<int>(in.C - c) : kLanes;
     if (end - begin < kLanes) {
       return stage_transposed<kind, S, true>(in, n, c, y, begin, channels,
-                                          static_cast<int>(end - begin), row);
+                                             static_cast<int>(end - begin), row);
     }
     for (int64_t x = begin; x < end; x += kLanes) {
       if (x + kLanes > end) x = end - kLanes;  // the last block overlaps the one before
-      stage_transposed<kind, S, false>(in, n, c, y, x, channels, kLanes, row + (x - begin) * kLanes);
+      stage_transposed<kind, S, false>(in, n, c, y, x, channels, kLanes,
+                                       row + (x - begin) * kLanes);
     }
   }
 }
