@@ -19,6 +19,7 @@ SHAPES = {
     "non_dividing": case("non_dividing").shape,
     "per_channel": case("per_channel").shape,
     "several_blocks": Shape(2, 40, 36, 44, (37, 53), (5, 7)),
+    "several_blocks_per_channel": Shape(2, 40, 36, 44, (47, 53), (5, 7), per_channel=True),
 }
 LOSSES = [
     LossCase((size,), reduction=reduction, weight="full")
@@ -79,13 +80,13 @@ def test_losses_repeat(backend: Backend, case: LossCase) -> None:
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("name", ["non_dividing", "several_blocks"])
+@pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("operator", BLOCK_OPERATORS)
 def test_blocks_do_not_depend_on_threads(
     backend: Backend, threads: list[int], operator: str, name: str, layout: str
 ) -> None:
-    """Of float32 and one gate. Everything else goes through the library's convolutions, and those
-    divide their sums by the number of threads."""
+    """Of float32. Other dtypes go through the library's convolutions, and those divide their sums by
+    the number of threads."""
     problem = block(operator, name, layout, backend.device)
     first = problem.fused()
     for count in threads:
@@ -141,12 +142,13 @@ def library_sums(capfd: pytest.CaptureFixture[str]) -> Callable[[Problem], list[
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("name", ["several_blocks", "several_blocks_per_channel"])
 @pytest.mark.parametrize("operator", BLOCK_OPERATORS)
 def test_no_sum_of_a_block_is_the_librarys(
-    library_sums: Callable[[Problem], list[str]], operator: str, layout: str
+    library_sums: Callable[[Problem], list[str]], operator: str, name: str, layout: str
 ) -> None:
-    """Of float32 and one gate: so the bits are the same with another library, or another processor's."""
-    assert not library_sums(block(operator, "several_blocks", layout, "cpu"))
+    """Of float32: so the bits are the same with another library, or another processor's."""
+    assert not library_sums(block(operator, name, layout, "cpu"))
 
 
 @pytest.mark.parametrize("case", LOSSES, ids=str)
@@ -157,15 +159,15 @@ def test_no_sum_of_a_loss_is_the_librarys(
 
 
 def test_sums_of_the_librarys_are_found(library_sums: Callable[[Problem], list[str]]) -> None:
-    """Those of a mask per channel, backward too."""
-    sums = library_sums(block("efpn_bs", "per_channel", "contiguous", "cpu"))
+    """Those of another dtype, backward too."""
+    sums = library_sums(block_problem("efpn_bs", case("per_channel", torch.bfloat16)))
     assert "aten::_convolution" in sums
     assert any("backward" in name for name in sums), sums
 
 
 LINKED = {"add_Tensor", "convolution", "convolution_backward"}
 """Functions of PyTorch's that the CPU library calls past the dispatcher: an addition of two maps, and the convolutions
-of a mask per channel and of dtypes other than float32."""
+of dtypes other than float32."""
 DISPATCHED = {
     *("_foreach_copy_", "contiguous", "copy_", "empty_like", "relu_", "sigmoid_"),
     *("sigmoid_backward", "zero_"),

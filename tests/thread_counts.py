@@ -25,14 +25,18 @@ from efpn_kernels import use_backend
 
 THREADS = (1, 2, 3, 5, 8)
 # Several blocks, and several runs of the longest sums, in each of the products.
-SHAPE = Shape(2, 40, 136, 44, (19, 33), (8, 9))
+SHAPES = {
+    "one gate": Shape(2, 40, 136, 44, (19, 33), (8, 9)),
+    "a gate per channel": Shape(1, 40, 136, 44, (47, 53), (8, 9), per_channel=True),
+}
 
 
 def problems(seed: int) -> Iterator[tuple[str, Problem]]:
     for operator in BLOCK_OPERATORS:
         for layout in LAYOUTS:
-            case = Case("sets", SHAPE, layout=layout)
-            yield f"{operator} {layout}", block_problem(operator, case, seed=seed)
+            for gates, shape in SHAPES.items():
+                case = Case(f"sets, {gates}", shape, layout=layout)
+                yield f"{operator} {layout}, {gates}", block_problem(operator, case, seed=seed)
     for reduction in ("mean", "none"):
         case = LossCase((20_000,), reduction=reduction)
         yield f"dc_loss {reduction}", loss_problem(case, seed=seed)

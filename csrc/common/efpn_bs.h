@@ -126,7 +126,7 @@ inline Tensors block_backward(const Block& b, const Tensor& grad_out, const Tens
                        b.p_low, context, mask, b.refine, b.channels_last);
   const auto [grad_logit, grad_context] = mask_apply_backward(grad_x, b.p_low, context, mask);
   const auto [grad_gate, grad_fuse_weight, grad_fuse_bias] =
-      fuse_gradients(grad_logit, m_high, low.gate, b.fuse.weight, b.channels_last);
+      fuse_gradients(grad_logit, m_high, low.gate, b.fuse, b.channels_last);
   const auto [grad_p_low, grad_context_of_gate, of_low] = low_gate_gradients(
       grad_gate, low, b.p_low, context, b.low_conv, b.low_gate.weight, b.channels_last);
   mask_merge_(grad_p_low, grad_x, mask);
@@ -168,7 +168,7 @@ inline std::tuple<Tensor, Tensors> efpn_bs(
                high_gate_bias, low_conv_weight, low_conv_bias, low_gate_weight, low_gate_bias,
                fuse_weight, fuse_bias, refine_weight, refine_bias},
               channels_last);
-  block.low_conv.reduced = block.refine.reduced = reduced;
+  block.low_conv.reduced = block.fuse.reduced = block.refine.reduced = reduced;
   return block_forward(block, save);
 }
 
@@ -185,7 +185,7 @@ inline Tensors efpn_bs_backward(
       high_gate_bias, low_conv_weight, low_conv_bias,    low_gate_weight, low_gate_bias,
       fuse_weight,    fuse_bias,       refine_weight,    refine_bias};
   Block block(p_low, p_high, parameters, channels_last);
-  block.low_conv.reduced = block.refine.reduced = reduced;
+  block.low_conv.reduced = block.fuse.reduced = block.refine.reduced = reduced;
   const Arguments arguments("efpn_bs_backward", "p_low", p_low);
   arguments.shape("grad_out", grad_out, to_vector(p_low.sizes()));
   arguments.shape("out", out, to_vector(p_low.sizes()));

@@ -20,13 +20,31 @@ struct ConvolutionPairGradients {
   Tensor conv_weight, conv_bias, gate_weight, gate_bias;
 };
 
+// Whether those of a mask per channel are the target's own, too: the gates' and the fuse
+// convolution.
+inline bool fuses_channel_gates(const Tensor& map) {
+  return fuses_convolutions(map) && map.scalar_type() == ScalarType::Float;
+}
+
 // sigmoid(conv1x1(hidden)), a gate per channel, and its backward.
 inline Tensor pointwise_gate(const Tensor& hidden, const Convolution& gate, bool channels_last) {
+  if constexpr (kFusedConvolutions) {
+    if (fuses_channel_gates(hidden)) {
+      return pointwise_gate_conv(hidden, gate.weight, gate.bias, channels_last);
+    }
+  }
   return aten("aten::sigmoid_", convolve(hidden, gate.weight, gate.bias, 0, channels_last));
 }
 inline ConvolutionGradients pointwise_gate_gradients(const Tensor& grad_gate, const Tensor& gate,
-                                                    const Tensor& hidden, const Tensor& weight,
-                                                    bool channels_last) {
+                                                     const Tensor& hidden, const Tensor& weight,
+                                                     bool channels_last) {
+  if constexpr (kFusedConvolutions) {
+    if (fuses_channel_gates(hidden)) {
+      const auto [grad_hidden, grad_weight, grad_bias] =
+          pointwise_gate_conv_backward(grad_gate, gate, hidden, weight);
+      return {grad_hidden, grad_weight, grad_bias};
+    }
+  }
   const Tensor grad_logit = aten("aten::sigmoid_backward", grad_gate, gate);
   return convolve_backward(grad_logit, hidden, weight, 0, channels_last, true);
 }

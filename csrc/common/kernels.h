@@ -71,6 +71,23 @@ std::tuple<Tensor, Tensor> low_gate_conv(const Tensor& p_low, const Tensor& weig
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> low_gate_conv_backward(
     const Tensor& grad_gate, const Tensor& gate, const Tensor& kept, const Tensor& p_low,
     const Tensor& weight, const Tensor& border, const Tensor& gate_weight, bool reduced);
+Tensor low_hidden_conv(const Tensor& p_low, const Tensor& weight, const Tensor& border,
+                       bool reduced);
+std::tuple<Tensor, Tensor, Tensor> low_hidden_conv_backward(const Tensor& grad_hidden,
+                                                            const Tensor& hidden,
+                                                            const Tensor& p_low,
+                                                            const Tensor& weight, bool reduced);
+Tensor pointwise_gate_conv(const Tensor& hidden, const Tensor& weight, const Tensor& bias,
+                           bool channels_last);
+std::tuple<Tensor, Tensor, Tensor> pointwise_gate_conv_backward(const Tensor& grad_gate,
+                                                                const Tensor& gate,
+                                                                const Tensor& hidden,
+                                                                const Tensor& weight);
+Tensor fuse_conv(const Tensor& m_high, const Tensor& m_low, const Tensor& weight,
+                 const Tensor& bias, bool reduced);
+std::tuple<Tensor, Tensor, Tensor> fuse_conv_backward(const Tensor& grad_logit,
+                                                      const Tensor& m_high, const Tensor& m_low,
+                                                      const Tensor& weight, bool reduced);
 Tensor refine_conv(const Tensor& p_low, const std::optional<Tensor>& context, const Tensor& mask,
                    const Tensor& weight, const Tensor& bias, bool reduced);
 std::tuple<Tensor, Tensor, Tensor> refine_conv_backward(const Tensor& grad_out, const Tensor& out,

@@ -26,15 +26,19 @@ inline LowGate low_gate_forward(const Tensor& p_low, const std::optional<Tensor>
                                 const Convolution& conv, const Convolution& gate,
                                 bool channels_last, bool save) {
   const bool single = gate.weight.size(0) == 1;
-  const bool fused = single && fuses_convolutions(p_low);
+  const bool fused = single ? fuses_convolutions(p_low) : fuses_channel_gates(p_low);
   const Tensor border =
       context ? border_bias(*context, conv.weight, conv.bias, p_low.size(2), p_low.size(3))
               : bias_border(p_low, conv.bias, fused);
   if (fused) {
     if constexpr (kFusedConvolutions) {
-      const auto [m_low, bits] =
-          low_gate_conv(p_low, conv.weight, border, gate.weight, gate.bias, save, conv.reduced);
-      return {m_low, border, bits};
+      if (single) {
+        const auto [m_low, bits] =
+            low_gate_conv(p_low, conv.weight, border, gate.weight, gate.bias, save, conv.reduced);
+        return {m_low, border, bits};
+      }
+      const Tensor hidden = low_hidden_conv(p_low, conv.weight, border, conv.reduced);
+      return {pointwise_gate(hidden, gate, channels_last), border, hidden};
     }
   }
   const auto bias = context ? std::nullopt : std::optional<Tensor>(conv.bias);
@@ -52,11 +56,22 @@ inline std::tuple<Tensor, Tensor, ConvolutionPairGradients> low_gate_gradients(
   const bool single = gate_weight.size(0) == 1;
   ConvolutionPairGradients grads;
   Tensor grad_p_low, grad_border, grad_context;
-  if (single && fuses_convolutions(p_low)) {
+  ConvolutionGradients of_gate;
+  if (!single) {
+    of_gate =
+        pointwise_gate_gradients(grad_gate, saved.gate, saved.hidden, gate_weight, channels_last);
+    grads.gate_weight = of_gate.weight, grads.gate_bias = of_gate.bias;
+  }
+  if (single ? fuses_convolutions(p_low) : fuses_channel_gates(p_low)) {
     if constexpr (kFusedConvolutions) {
-      std::tie(grad_p_low, grads.conv_weight, grad_border, grads.gate_weight, grads.gate_bias) =
-          low_gate_conv_backward(grad_gate, saved.gate, saved.hidden, p_low, conv.weight,
-                                 saved.border, gate_weight, conv.reduced);
+      if (single) {
+        std::tie(grad_p_low, grads.conv_weight, grad_border, grads.gate_weight, grads.gate_bias) =
+            low_gate_conv_backward(grad_gate, saved.gate, saved.hidden, p_low, conv.weight,
+                                   saved.border, gate_weight, conv.reduced);
+      } else {
+        std::tie(grad_p_low, grads.conv_weight, grad_border) =
+            low_hidden_conv_backward(of_gate.x, saved.hidden, p_low, conv.weight, conv.reduced);
+      }
     }
   } else {
     Tensor grad_conv;
@@ -64,9 +79,6 @@ inline std::tuple<Tensor, Tensor, ConvolutionPairGradients> low_gate_gradients(
       std::tie(grad_conv, grad_border, grads.gate_weight, grads.gate_bias) =
           low_gate_backward(grad_gate, saved.gate, saved.hidden, saved.border, gate_weight);
     } else {
-      const auto of_gate =
-          pointwise_gate_gradients(grad_gate, saved.gate, saved.hidden, gate_weight, channels_last);
-      grads.gate_weight = of_gate.weight, grads.gate_bias = of_gate.bias;
       grad_conv = std::get<0>(relu_backward(of_gate.x, saved.hidden));
       grad_border = border_sum(grad_conv);
     }

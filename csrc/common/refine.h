@@ -17,31 +17,37 @@ inline Tensor convolve_relu(const Tensor& x, const Convolution& conv, bool chann
   }
 }
 
+// sigmoid(conv3x3(m_high + m_low)): a mask per channel.
+inline Tensor channel_mask(const Tensor& m_high, const Tensor& m_low, const Convolution& fuse,
+                           bool channels_last) {
+  if constexpr (kFusedConvolutions) {
+    if (fuses_channel_gates(m_high)) {
+      return fuse_conv(m_high, m_low, fuse.weight, fuse.bias, fuse.reduced);
+    }
+  }
+  return aten("aten::sigmoid_",
+              convolve(add(m_high, m_low), fuse.weight, fuse.bias, 1, channels_last));
+}
+
 // (out, mask).
 inline std::tuple<Tensor, Tensor> refine_forward(const Tensor& p_low,
                                                  const std::optional<Tensor>& context,
                                                  const Tensor& m_high, const Tensor& m_low,
-                                                 const Convolution& fuse_conv,
-                                                 const Convolution& refine, bool channels_last) {
-  const bool single = fuse_conv.weight.size(0) == 1;
-  if (single && !fuses_convolutions(p_low)) {
-    const auto [x, mask] =
-        gate_apply(p_low, context, m_high, m_low, fuse_conv.weight, fuse_conv.bias);
-    return {convolve_relu(x, refine, channels_last), mask};
-  }
-  Tensor mask;
-  if constexpr (kFusedConvolutions) {
-    if (single) mask = fuse_mask(m_high, m_low, fuse_conv.weight, fuse_conv.bias);
-  }
-  if (!single) {
-    mask = aten("aten::sigmoid_",
-                convolve(add(m_high, m_low), fuse_conv.weight, fuse_conv.bias, 1, channels_last));
-  }
+                                                 const Convolution& fuse, const Convolution& refine,
+                                                 bool channels_last) {
+  const bool single = fuse.weight.size(0) == 1;
   if constexpr (kFusedConvolutions) {
     if (fuses_convolutions(p_low)) {
+      const Tensor mask = single ? fuse_mask(m_high, m_low, fuse.weight, fuse.bias)
+                                 : channel_mask(m_high, m_low, fuse, channels_last);
       return {refine_conv(p_low, context, mask, refine.weight, refine.bias, refine.reduced), mask};
     }
   }
+  if (single) {
+    const auto [x, mask] = gate_apply(p_low, context, m_high, m_low, fuse.weight, fuse.bias);
+    return {convolve_relu(x, refine, channels_last), mask};
+  }
+  const Tensor mask = channel_mask(m_high, m_low, fuse, channels_last);
   return {convolve_relu(mask_apply(p_low, context, mask), refine, channels_last), mask};
 }
 
@@ -66,10 +72,16 @@ inline std::tuple<Tensor, Tensor, Tensor> refine_gradients(const Tensor& grad_ou
 // Gradients of m_high (and equally of m_low), of the fuse convolution's weight and bias.
 inline std::tuple<Tensor, Tensor, Tensor> fuse_gradients(const Tensor& grad_logit,
                                                          const Tensor& m_high, const Tensor& m_low,
-                                                         const Tensor& weight, bool channels_last) {
-  if (weight.size(0) == 1) return fuse_backward(grad_logit, m_high, m_low, weight);
+                                                         const Convolution& fuse,
+                                                         bool channels_last) {
+  if (fuse.weight.size(0) == 1) return fuse_backward(grad_logit, m_high, m_low, fuse.weight);
+  if constexpr (kFusedConvolutions) {
+    if (fuses_channel_gates(grad_logit)) {
+      return fuse_conv_backward(grad_logit, m_high, m_low, fuse.weight, fuse.reduced);
+    }
+  }
   const auto grads =
-      convolve_backward(grad_logit, add(m_high, m_low), weight, 1, channels_last, true);
+      convolve_backward(grad_logit, add(m_high, m_low), fuse.weight, 1, channels_last, true);
   return {grads.x, grads.weight, grads.bias};
 }
 

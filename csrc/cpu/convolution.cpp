@@ -1,59 +1,10 @@
 // The operators of the CPU's Winograd convolutions: what is loaded, what becomes of it. Maps and
 // parameters are float32, bfloat16 or float16; gates, masks of one channel and the parameters'
 // gradients are float32.
-#include "tensor.h"
-#include "winograd.h"
+#include "convolution.h"
 
 namespace efpn {
 namespace {
-
-Storage storage_of(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return Storage::float32;
-    case ScalarType::BFloat16:
-      return Storage::bfloat16;
-    case ScalarType::Half:
-      return Storage::float16;
-    default:
-      STD_TORCH_CHECK(false, "convolution: expected float16, bfloat16 or float32");
-  }
-}
-
-template <class S>
-void widen(const Tensor& x, float* to) {
-  parallel(x.numel(), 1 << 15, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) to[i] = static_cast<float>(data<S>(x)[i]);
-  });
-}
-
-// A dense tensor in float32, in the same order.
-Tensor widened(const Tensor& x) {
-  if (x.scalar_type() == ScalarType::Float) return x;
-  const std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
-  const Tensor wide = empty(sizes, ScalarType::Float, !x.is_contiguous());
-  if (storage_of(x) == Storage::bfloat16) {
-    widen<BFloat16>(x, mutable_data<float>(wide));
-  } else {
-    widen<Half>(x, mutable_data<float>(wide));
-  }
-  return wide;
-}
-
-// Rows of a small tensor, padded to registers.
-Buffer padded(const Tensor& x, int64_t rows, int64_t length) {
-  return pad_to_registers(data<float>(widened(x)), rows, length);
-}
-
-WinogradInput input_of(const Tensor& x) {
-  const Map map(x);
-  WinogradInput in;
-  in.N = map.N, in.C = map.C, in.H = map.H, in.W = map.W;
-  in.channels_last = map.channels_last;
-  in.storage = storage_of(x);
-  in.x = x.data_ptr();
-  return in;
-}
 
 WinogradInput masked_input(const Tensor& x, const Buffer& context, const Tensor& mask) {
   WinogradInput in = input_of(x);
@@ -61,13 +12,6 @@ WinogradInput masked_input(const Tensor& x, const Buffer& context, const Tensor&
   in.context = context.get();
   in.mask = mask.data_ptr();
   in.mask_is_map = mask.size(1) != 1 || mask.scalar_type() != ScalarType::Float;
-  return in;
-}
-
-WinogradInput relu_gradient(const Tensor& grad_out, const Tensor& out) {
-  WinogradInput in = input_of(grad_out);
-  in.kind = WinogradInput::relu_gradient;
-  in.out = out.data_ptr();
   return in;
 }
 
@@ -81,38 +25,6 @@ WinogradInput gate_gradient(const Tensor& p_low, int64_t D, const Buffer& grad_l
   in.kept = data<uint8_t>(kept);
   in.scale = scale.get();
   return in;
-}
-
-WinogradOutput output_like(const Tensor& x, int64_t D) {
-  const Map map(x);
-  WinogradOutput out;
-  out.N = map.N, out.D = D, out.H = map.H, out.W = map.W;
-  out.channels_last = map.channels_last;
-  out.storage = storage_of(x);
-  return out;
-}
-
-// weight [D, C, 3, 3], in float32, as a map from C to D channels.
-WinogradWeight weight_of(const Tensor& weight) {
-  return {data<float>(weight), weight.size(1),   weight.size(0),  weight.stride(1),
-          weight.stride(0),    weight.stride(2), weight.stride(3)};
-}
-
-// Its adjoint, from D to C channels: the taps turned round.
-WinogradWeight adjoint_of(const Tensor& weight) {
-  const int64_t y = weight.stride(2), x = weight.stride(3);
-  return {data<float>(weight) + 2 * y + 2 * x,
-          weight.size(0),
-          weight.size(1),
-          weight.stride(0),
-          weight.stride(1),
-          -y,
-          -x};
-}
-
-// A tensor of the weight's shape and strides.
-Tensor empty_weight(const Tensor& weight) {
-  return empty({weight.size(0), weight.size(1), 3, 3}, ScalarType::Float, !weight.is_contiguous());
 }
 
 Buffer context_of(const Tensor& p_low, const std::optional<Tensor>& context) {
@@ -245,7 +157,7 @@ std::tuple<Tensor, Tensor, Tensor> refine_conv_backward(const Tensor& grad_out, 
                                                         const Tensor& mask, const Tensor& weight,
                                                         bool reduced) {
   const Buffer wide_context = context_of(p_low, context);
-  const WinogradInput grad = relu_gradient(grad_out, out);
+  const WinogradInput grad = input_of(WinogradInput::relu_gradient, grad_out, out);
   const Tensor grad_weight = empty_weight(weight);
   const Tensor grad_bias = empty({weight.size(0)}, ScalarType::Float);
   winograd_weight_gradient(masked_input(p_low, wide_context, mask), grad, weight_of(grad_weight),
@@ -253,11 +165,71 @@ std::tuple<Tensor, Tensor, Tensor> refine_conv_backward(const Tensor& grad_out, 
   return {input_gradient(grad, weight, p_low, reduced), grad_weight, grad_bias};
 }
 
+// ---- a gate per channel, float32
+// ----------------------------------------------------------------------------------------
+
+// conv3x3 of p_low before a gate per channel.
+Tensor low_hidden_conv(const Tensor& p_low, const Tensor& weight, const Tensor& border,
+                       bool reduced) {
+  const int64_t D = weight.size(0);
+  const Buffer wide_border = pad_to_registers(data<float>(border), p_low.size(0) * 9, D);
+  WinogradOutput out = output_like(p_low, D);
+  const Tensor hidden = empty({out.N, D, out.H, out.W}, ScalarType::Float, out.channels_last);
+  out.map = mutable_data<float>(hidden);
+  out.border = wide_border.get();
+  winograd_convolve(input_of(p_low), weight_of(weight), out, reduced);
+  return hidden;
+}
+
+Tensor border_sum(const Tensor& grad);
+std::tuple<Tensor, Tensor> relu_backward(const Tensor& grad_out, const Tensor& out);
+
+std::tuple<Tensor, Tensor, Tensor> low_hidden_conv_backward(const Tensor& grad_hidden,
+                                                            const Tensor& hidden,
+                                                            const Tensor& p_low,
+                                                            const Tensor& weight, bool reduced) {
+  const Tensor grad_conv = std::get<0>(relu_backward(grad_hidden, hidden));
+  const WinogradInput grad = input_of(grad_conv);
+  const Tensor grad_weight = empty_weight(weight);
+  winograd_weight_gradient(input_of(p_low), grad, weight_of(grad_weight),
+                           mutable_data<float>(grad_weight), nullptr);
+  return {input_gradient(grad, weight, p_low, reduced), grad_weight, border_sum(grad_conv)};
+}
+
+Tensor fuse_conv(const Tensor& m_high, const Tensor& m_low, const Tensor& weight,
+                 const Tensor& bias, bool reduced) {
+  const int64_t G = weight.size(0);
+  const Buffer wide_bias = pad_to_registers(data<float>(bias), 1, G);
+  WinogradOutput out = output_like(m_low, G);
+  const Tensor mask = empty({out.N, G, out.H, out.W}, ScalarType::Float, out.channels_last);
+  out.map = mutable_data<float>(mask);
+  out.bias = wide_bias.get();
+  out.sigmoid = true;
+  winograd_convolve(input_of(WinogradInput::sum, m_high, m_low), weight_of(weight), out, reduced);
+  return mask;
+}
+
+std::tuple<Tensor, Tensor, Tensor> fuse_conv_backward(const Tensor& grad_logit,
+                                                      const Tensor& m_high, const Tensor& m_low,
+                                                      const Tensor& weight, bool reduced) {
+  const WinogradInput grad = input_of(grad_logit);
+  const Tensor grad_weight = empty_weight(weight);
+  const Tensor grad_bias = empty({weight.size(0)}, ScalarType::Float);
+  winograd_weight_gradient(input_of(WinogradInput::sum, m_high, m_low), grad,
+                           weight_of(grad_weight), mutable_data<float>(grad_weight),
+                           mutable_data<float>(grad_bias));
+  return {input_gradient(grad, weight, m_low, reduced), grad_weight, grad_bias};
+}
+
 }  // namespace efpn
 
 STABLE_TORCH_LIBRARY_IMPL(efpn, CPU, m) {
   m.impl("low_gate_conv", TORCH_BOX(&efpn::low_gate_conv));
   m.impl("low_gate_conv_backward", TORCH_BOX(&efpn::low_gate_conv_backward));
+  m.impl("low_hidden_conv", TORCH_BOX(&efpn::low_hidden_conv));
+  m.impl("low_hidden_conv_backward", TORCH_BOX(&efpn::low_hidden_conv_backward));
+  m.impl("fuse_conv", TORCH_BOX(&efpn::fuse_conv));
+  m.impl("fuse_conv_backward", TORCH_BOX(&efpn::fuse_conv_backward));
   m.impl("refine_conv", TORCH_BOX(&efpn::refine_conv));
   m.impl("refine_conv_backward", TORCH_BOX(&efpn::refine_conv_backward));
 }

@@ -81,12 +81,6 @@ int64_t strip_tiles(int64_t tiles, int64_t products, int64_t C, const WinogradBl
   return std::max<int64_t>(std::min(fitting, shared), 1) * block.rows;
 }
 
-Buffer allocate_zeros(int64_t floats) {
-  Buffer buffer = allocate(floats);
-  std::memset(buffer.get(), 0, floats * sizeof(float));
-  return buffer;
-}
-
 // Parts that the tiles of a weight gradient are summed in: as many threads times four can work.
 // Fixed by the shape, as the parts are summed in turn.
 constexpr int64_t kMostChunks = 4, kLeastTilesOfChunk = 512;
@@ -98,6 +92,12 @@ Buffer allocate(int64_t floats) {
   auto* p = static_cast<float*>(std::aligned_alloc(64, bytes));
   STD_TORCH_CHECK(p, "out of memory: ", bytes, " bytes of scratch");
   return Buffer(p);
+}
+
+Buffer allocate_zeros(int64_t floats) {
+  Buffer buffer = allocate(floats);
+  std::memset(buffer.get(), 0, floats * sizeof(float));
+  return buffer;
 }
 
 Buffer pad_to_registers(const float* rows, int64_t count, int64_t length) {

@@ -10,25 +10,27 @@ namespace efpn {
 
 enum class Storage { float32, bfloat16, float16 };
 
-// The map that a convolution transforms: one of four expressions, formed while loading, and zero
+// The map that a convolution transforms: one of six expressions, formed while loading, and zero
 // outside of the image. Vectors over channels are padded with zeros to whole registers.
 struct WinogradInput {
   enum Kind {
-    plain,          // x
-    masked,         // (x + context) * mask
-    relu_gradient,  // x, 0 where out <= 0
-    gate_gradient,  // grad_logit * scale where the bit of `kept` is set, else 0
+    plain,             // x
+    sum,               // x + other
+    masked,            // (x + context) * mask
+    relu_gradient,     // x, 0 where other <= 0
+    sigmoid_gradient,  // x other (1 - other)
+    gate_gradient,     // grad_logit * scale where the bit of `kept` is set, else 0
   };
   Kind kind = plain;
   int64_t N = 0, C = 0, H = 0, W = 0;
   bool channels_last = false;
-  Storage storage = Storage::float32;  // of x, out and a mask that is a map
+  Storage storage = Storage::float32;  // of x, other and a mask that is a map
   bool rounds_factors = true;          // whether bfloat16 products may serve for bfloat16 maps
   const void* x = nullptr;             // [N, C, H, W]
   const float* context = nullptr;      // [N, padded C]
   const void* mask = nullptr;          // [N, 1, H, W] in float32, or with mask_is_map [N, C, H, W]
   bool mask_is_map = false;
-  const void* out = nullptr;          // [N, C, H, W]
+  const void* other = nullptr;        // [N, C, H, W]
   const float* grad_logit = nullptr;  // [N, H, W]
   const uint8_t* kept = nullptr;      // [N, H, W, registers of C] words of one bit per lane
   const float* scale = nullptr;       // [padded C]
@@ -39,8 +41,9 @@ struct WinogradOutput {
   int64_t N = 0, D = 0, H = 0, W = 0;
   bool channels_last = false;
   Storage storage = Storage::float32;  // of the map
-  void* map = nullptr;                 // [N, D, H, W]
-  const float* bias = nullptr;         // [padded D]; with it: relu(y + bias), else y
+  void* map = nullptr;                 // [N, D, H, W] = y, or with bias or border relu(y + either)
+  bool sigmoid = false;                // in place of the ReLU
+  const float* bias = nullptr;         // [padded D]
   float* gate = nullptr;  // [N, H, W] = sigmoid(gate_bias + sum gate_weight relu(y + border))
   const float* border = nullptr;       // [N, 3, 3, padded D]
   const float* gate_weight = nullptr;  // [padded D]
@@ -71,6 +74,8 @@ using Buffer = std::unique_ptr<float, FreeBuffer>;
 
 // Uninitialised floats, aligned to cache lines.
 Buffer allocate(int64_t floats);
+
+Buffer allocate_zeros(int64_t floats);
 
 // `count` rows of `length` floats, each padded with zeros to whole registers.
 Buffer pad_to_registers(const float* rows, int64_t count, int64_t length);

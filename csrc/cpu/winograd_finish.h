@@ -20,20 +20,35 @@ EFPN_INLINE const float* output_pixel(const float* y, const Segment& s, int64_t 
   return y + (row * s.width() + column) * kColumns;
 }
 
-EFPN_INLINE F finish_lane(const WinogradOutput& out, const float* y, int64_t d) {
-  return out.bias ? relu(load(y) + load(out.bias + d)) : load(y);
+// What is added at a pixel of a segment, [padded D].
+EFPN_INLINE const float* added_at(const WinogradOutput& out, const Segment& s, int64_t row,
+                                  int64_t column) {
+  if (!out.border) return out.bias;
+  const int cy = border_class(s.y + row, out.H), cx = border_class(s.x + column, out.W);
+  return out.border + ((s.n * 3 + cy) * 3 + cx) * ((out.D + kLanes - 1) / kLanes * kLanes);
 }
 
-template <class S>
+enum class Finish { linear, relu, sigmoid };
+
+template <Finish finish>
+EFPN_INLINE F finish_lane(const float* y, const float* added) {
+  if constexpr (finish == Finish::linear) return load(y);
+  const F value = load(y) + load(added);
+  if constexpr (finish == Finish::sigmoid) return sigmoid(value);
+  return relu(value);
+}
+
+template <Finish finish, class S>
 void write_channels_last(const WinogradOutput& out, const Segment& s, int64_t d, const float* y,
                          int64_t rows, int64_t columns) {
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t column = 0; column < columns; ++column) {
       const float* pixel = output_pixel(y, s, row, column);
+      const float* added = added_at(out, s, row, column);
       S* target =
           static_cast<S*>(out.map) + (((s.n * out.H + s.y + row) * out.W + s.x + column) * out.D);
       for (int64_t c = d; c < d + kColumns && c < out.D; c += kLanes, pixel += kLanes) {
-        const F value = finish_lane(out, pixel, c);
+        const F value = finish_lane<finish>(pixel, added + c);
         if (out.D - c >= kLanes)
           store(target + c, value);
         else
@@ -43,7 +58,7 @@ void write_channels_last(const WinogradOutput& out, const Segment& s, int64_t d,
   }
 }
 
-template <class S>
+template <Finish finish, class S>
 void write_contiguous(const WinogradOutput& out, const Segment& s, int64_t d, const float* y,
                       int64_t rows, int64_t columns) {
   const int64_t step = out.H * out.W;
@@ -56,7 +71,8 @@ void write_contiguous(const WinogradOutput& out, const Segment& s, int64_t d, co
         F block[kLanes];
 #pragma GCC unroll 16
         for (int i = 0; i < kLanes; ++i) {
-          block[i] = finish_lane(out, output_pixel(y, s, row, x + i) + (c - d), c);
+          block[i] = finish_lane<finish>(output_pixel(y, s, row, x + i) + (c - d),
+                                         added_at(out, s, row, x + i) + c);
         }
         transpose(block);
         if (columns >= kLanes && channels == kLanes) {
@@ -71,14 +87,22 @@ void write_contiguous(const WinogradOutput& out, const Segment& s, int64_t d, co
   }
 }
 
+template <Finish finish>
+EFPN_INLINE void write_finished(const WinogradOutput& out, const Segment& s, int64_t d,
+                                const float* y, int64_t rows, int64_t columns) {
+  with_storage(out.storage, [&](auto zero) {
+    using S = decltype(zero);
+    if (out.channels_last) return write_channels_last<finish, S>(out, s, d, y, rows, columns);
+    write_contiguous<finish, S>(out, s, d, y, rows, columns);
+  });
+}
+
 // The channels d.. of a segment's map.
 inline void write_map(const WinogradOutput& out, const Segment& s, int64_t d, const float* y,
                       int64_t rows, int64_t columns) {
-  with_storage(out.storage, [&](auto zero) {
-    using S = decltype(zero);
-    if (out.channels_last) return write_channels_last<S>(out, s, d, y, rows, columns);
-    write_contiguous<S>(out, s, d, y, rows, columns);
-  });
+  if (!out.bias && !out.border) return write_finished<Finish::linear>(out, s, d, y, rows, columns);
+  if (out.sigmoid) return write_finished<Finish::sigmoid>(out, s, d, y, rows, columns);
+  write_finished<Finish::relu>(out, s, d, y, rows, columns);
 }
 
 // Adds the channels d.. to the segment's logits[tile][row][column][kLanes]; keeps the signs.
@@ -86,10 +110,8 @@ inline void add_to_gate(const WinogradOutput& out, const Segment& s, int64_t d, 
                         int64_t rows, int64_t columns, float* logits) {
   const int64_t words = (out.D + kLanes - 1) / kLanes, padded = words * kLanes;
   for (int64_t row = 0; row < rows; ++row) {
-    const int cy = border_class(s.y + row, out.H);
     for (int64_t column = 0; column < columns; ++column) {
-      const int cx = border_class(s.x + column, out.W);
-      const float* border = out.border + ((s.n * 3 + cy) * 3 + cx) * padded;
+      const float* border = added_at(out, s, row, column);
       const float* pixel = output_pixel(y, s, row, column);
       float* logit = logits + (row * s.width() + column) * kLanes;
       uint8_t* kept =

@@ -99,10 +99,11 @@ EFPN_INLINE F input_at(const WinogradInput& in, int64_t offset, F context, F gat
     if (in.mask_is_map) gate = load<tail>(static_cast<const S*>(in.mask) + offset, n);
     return (x + context) * gate;
   }
-  if constexpr (kind == WinogradInput::relu_gradient) {
-    return relu_gradient(load<tail>(static_cast<const S*>(in.out) + offset, n), x);
-  }
-  return x;
+  if constexpr (kind == WinogradInput::plain) return x;
+  const F other = load<tail>(static_cast<const S*>(in.other) + offset, n);
+  if constexpr (kind == WinogradInput::sum) return x + other;
+  if constexpr (kind == WinogradInput::sigmoid_gradient) return x * gate_slope(other);
+  return relu_gradient(other, x);
 }
 
 template <WinogradInput::Kind kind, class S, bool tail>
@@ -192,10 +193,14 @@ inline void stage_row(const WinogradInput& in, int64_t n, int64_t c, int64_t y, 
     switch (in.kind) {
       case WinogradInput::plain:
         return stage_inside<WinogradInput::plain, S>(in, n, c, y, begin, end, inside);
+      case WinogradInput::sum:
+        return stage_inside<WinogradInput::sum, S>(in, n, c, y, begin, end, inside);
       case WinogradInput::masked:
         return stage_inside<WinogradInput::masked, S>(in, n, c, y, begin, end, inside);
       case WinogradInput::relu_gradient:
         return stage_inside<WinogradInput::relu_gradient, S>(in, n, c, y, begin, end, inside);
+      case WinogradInput::sigmoid_gradient:
+        return stage_inside<WinogradInput::sigmoid_gradient, S>(in, n, c, y, begin, end, inside);
       case WinogradInput::gate_gradient:
         return stage_inside<WinogradInput::gate_gradient, float>(in, n, c, y, begin, end, inside);
     }

@@ -37,7 +37,7 @@ def forward(
         state += target.kernels.pooled_context(p_high, weight, p["project_bias"])
     context = state[0] if state else None
     m_high = high_gate.forward(
-        target.kernels,
+        target,
         p_high,
         p["high_conv_weight"],
         p["high_conv_bias"],
@@ -97,7 +97,7 @@ def backward(
     )
     grad_logit, grad_context = kernels.mask_apply_backward(grad_x, p_low, context, mask)
     grad_gate, grad_fuse_weight, grad_fuse_bias = refine.fuse_gradients(
-        kernels, grad_logit, m_high, m_low, p["fuse_weight"], channels_last
+        target, grad_logit, m_high, m_low, p["fuse_weight"], channels_last
     )
     grad_p_low, grad_context_of_gate, *grads_of_low_gate = low_gate.gradients(
         target,
@@ -113,7 +113,7 @@ def backward(
     )
     kernels.mask_merge_(grad_p_low, grad_x, mask)
     grad_p_high, *grads_of_high_gate = high_gate.gradients(
-        kernels,
+        target,
         grad_gate,
         m_high,
         p_high,

@@ -45,19 +45,24 @@ def forward(
     """``(M_l, border, hidden)``: the gate, the border's constants, what backward needs of the hidden map."""
     kernels = target.kernels
     single = gate_weight.shape[0] == 1
-    fused = single and target.fuses_convolutions(p_low)
+    fuses = target.fuses_convolutions if single else target.fuses_channel_gates
+    fused = fuses(p_low)
     border = _border(kernels, p_low, context, conv_weight, conv_bias, fused)
-    if fused:
+    if fused and single:
         gate, bits = kernels.low_gate_conv(
             p_low, conv_weight, border, gate_weight.flatten(), gate_bias, save
         )
         return gate, border, bits
+    if fused:
+        hidden = kernels.low_hidden_conv(p_low, conv_weight, border)
+        gate = pointwise_gate(target, hidden, gate_weight, gate_bias, channels_last)
+        return gate, border, hidden
     bias = conv_bias if context is None else None
     conv = convolve(p_low, conv_weight, bias, 1, channels_last)
     if single:
         return kernels.low_gate(conv, border, gate_weight.flatten(), gate_bias), border, conv
     hidden = kernels.border_relu(conv, border)
-    return pointwise_gate(hidden, gate_weight, gate_bias, channels_last), border, hidden
+    return pointwise_gate(target, hidden, gate_weight, gate_bias, channels_last), border, hidden
 
 
 def gradients(
@@ -76,11 +81,21 @@ def gradients(
     kernels = target.kernels
     single = gate_weight.shape[0] == 1
     flat = gate_weight.flatten()
-    if single and target.fuses_convolutions(p_low):
+    fuses = target.fuses_convolutions if single else target.fuses_channel_gates
+    fused = fuses(p_low)
+    if not single:
+        grad_hidden, grad_gate_weight, grad_gate_bias = pointwise_gate_gradients(
+            target, grad_gate, m_low, hidden, gate_weight, channels_last
+        )
+    if fused and single:
         grad_p_low, grad_weight, grad_border, grad_gate_weight, grad_gate_bias = (
             kernels.low_gate_conv_backward(
                 grad_gate, m_low, hidden, p_low, conv_weight, border, flat
             )
+        )
+    elif fused:
+        grad_p_low, grad_weight, grad_border = kernels.low_hidden_conv_backward(
+            grad_hidden, hidden, p_low, conv_weight
         )
     else:
         if single:
@@ -88,9 +103,6 @@ def gradients(
                 grad_gate, m_low, hidden, border, flat
             )
         else:
-            grad_hidden, grad_gate_weight, grad_gate_bias = pointwise_gate_gradients(
-                grad_gate, m_low, hidden, gate_weight, channels_last
-            )
             grad_conv, _ = kernels.relu_backward(grad_hidden, hidden)
             grad_border = kernels.border_sum(grad_conv)
         grad_p_low, grad_weight, _ = convolve_backward(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -25,18 +23,33 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """``(out, mask)``."""
     kernels = target.kernels
-    single, fused = fuse_weight.shape[0] == 1, target.fuses_convolutions(p_low)
-    if single and not fused:
+    single = fuse_weight.shape[0] == 1
+    if target.fuses_convolutions(p_low):
+        if single:
+            mask = kernels.fuse_mask(m_high, m_low, fuse_weight, fuse_bias)
+        else:
+            mask = channel_mask(target, m_high, m_low, fuse_weight, fuse_bias, channels_last)
+        return kernels.refine_conv(p_low, context, mask, refine_weight, refine_bias), mask
+    if single:
         x, mask = kernels.gate_apply(p_low, context, m_high, m_low, fuse_weight, fuse_bias)
         return convolve_relu(target, x, refine_weight, refine_bias, channels_last), mask
-    if single:
-        mask = kernels.fuse_mask(m_high, m_low, fuse_weight, fuse_bias)
-    else:
-        mask = torch.sigmoid_(convolve(m_high + m_low, fuse_weight, fuse_bias, 1, channels_last))
-    if fused:
-        return kernels.refine_conv(p_low, context, mask, refine_weight, refine_bias), mask
+    mask = channel_mask(target, m_high, m_low, fuse_weight, fuse_bias, channels_last)
     x = kernels.mask_apply(p_low, context, mask)
     return convolve_relu(target, x, refine_weight, refine_bias, channels_last), mask
+
+
+def channel_mask(
+    target: Target,
+    m_high: Tensor,
+    m_low: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    channels_last: bool,
+) -> Tensor:
+    """``sigmoid(conv3x3(m_high + m_low))``: a mask per channel."""
+    if target.fuses_channel_gates(m_high):
+        return target.kernels.fuse_conv(m_high, m_low, weight, bias)
+    return torch.sigmoid_(convolve(m_high + m_low, weight, bias, 1, channels_last))
 
 
 def gradients(
@@ -60,7 +73,7 @@ def gradients(
 
 
 def fuse_gradients(
-    kernels: Any,
+    target: Target,
     grad_logit: Tensor,
     m_high: Tensor,
     m_low: Tensor,
@@ -69,5 +82,7 @@ def fuse_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of ``m_high`` (and equally of ``m_low``), of the fuse weight and bias."""
     if weight.shape[0] == 1:
-        return kernels.fuse_backward(grad_logit, m_high, m_low, weight)
+        return target.kernels.fuse_backward(grad_logit, m_high, m_low, weight)
+    if target.fuses_channel_gates(grad_logit):
+        return target.kernels.fuse_conv_backward(grad_logit, m_high, m_low, weight)
     return convolve_backward(grad_logit, m_high + m_low, weight, 1, channels_last, True)

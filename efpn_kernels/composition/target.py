@@ -20,6 +20,10 @@ class Target:
     library_adds_bias: bool = False
     """Whether the library's convolution adds the bias in its own pass, before it rounds."""
 
+    def fuses_channel_gates(self, x: Tensor) -> bool:
+        """Whether those of a mask per channel are its own, too: the gates' and the fuse convolution."""
+        return x.dtype == torch.float32 and self.fuses_convolutions(x)
+
     @property
     def kernels(self) -> Any:
         """The kernels, by name."""

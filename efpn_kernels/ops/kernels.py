@@ -152,6 +152,21 @@ FUSED_CONVOLUTIONS: dict[str, str] = {
     "Tensor border, Tensor gate_weight, bool reduced=False) "
     "-> (Tensor grad_p_low, Tensor grad_weight, Tensor grad_border, "
     "Tensor grad_gate_weight, Tensor grad_gate_bias)",
+    # border_relu of conv3x3(p_low, weight), for a mask per channel.
+    "low_hidden_conv": "(Tensor p_low, Tensor weight, Tensor border, bool reduced=False) -> Tensor",
+    # grad_hidden, a map, is the gradient of hidden; grad_border sums that of the convolution over each class.
+    "low_hidden_conv_backward": "(Tensor grad_hidden, Tensor hidden, Tensor p_low, Tensor weight, "
+    "bool reduced=False) -> (Tensor grad_p_low, Tensor grad_weight, Tensor grad_border)",
+    # sigmoid(conv1x1(hidden, weight) + bias), a map [N, G, H, W] for a mask per channel; weight is [G, D, 1, 1].
+    "pointwise_gate_conv": "(Tensor hidden, Tensor weight, Tensor bias, bool channels_last) -> Tensor",
+    # grad_gate and gate are maps.
+    "pointwise_gate_conv_backward": "(Tensor grad_gate, Tensor gate, Tensor hidden, Tensor weight) "
+    "-> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
+    # The mask per channel: sigmoid(conv3x3(m_high + m_low, weight) + bias), all of them maps.
+    "fuse_conv": "(Tensor m_high, Tensor m_low, Tensor weight, Tensor bias, bool reduced=False) -> Tensor",
+    # grad_sum is the gradient of m_high + m_low, a map.
+    "fuse_conv_backward": "(Tensor grad_logit, Tensor m_high, Tensor m_low, Tensor weight, "
+    "bool reduced=False) -> (Tensor grad_sum, Tensor grad_weight, Tensor grad_bias)",
     # The mask of gate_apply alone, in front of refine_conv.
     "fuse_mask": "(Tensor m_high, Tensor m_low, Tensor fuse_weight, Tensor fuse_bias) -> Tensor",
     # relu(conv3x3((p_low + context) * mask, weight) + bias); mask as in mask_apply.

@@ -60,8 +60,8 @@ FAULTS = (
     ),
     (
         COMMON + "refine.h",
-        "convolve(add(m_high, m_low), fuse_conv.weight,",
-        "convolve(m_high, fuse_conv.weight,",
+        "convolve(add(m_high, m_low), fuse.weight,",
+        "convolve(m_high, fuse.weight,",
         ORACLE,
     ),
     (

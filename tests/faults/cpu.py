@@ -9,6 +9,7 @@ def kernels(names: str) -> tuple[str, ...]:
 
 LARGE_TILES = ("tests/test_large_tiles.py", "-k", "not lesser")
 WINOGRAD = ("tests/test_winograd.py", "-k", "not lesser")
+CHANNEL_GATES = ("tests/test_channel_gates.py", "-k", "not lesser")
 POOLED = kernels("pooled_context")
 
 FAULTS = (
@@ -169,5 +170,29 @@ FAULTS = (
         "if (!empty_map) EFPN_CALL(gate_gradient_sums, dy, n, c, classes);",
         "EFPN_CALL(gate_gradient_sums, dy, 0, c, classes);",
         WINOGRAD,
+    ),
+    (
+        CPU + "winograd_finish.h",
+        "const int cy = border_class(s.y + row, out.H), cx = border_class(s.x + column, out.W);",
+        "const int cy = border_class(s.y, out.H), cx = border_class(s.x + column, out.W);",
+        CHANNEL_GATES,
+    ),
+    (
+        CPU + "convolution.cpp",
+        "winograd_weight_gradient(input_of(WinogradInput::sum, m_high, m_low), grad,",
+        "winograd_weight_gradient(input_of(m_high), grad,",
+        CHANNEL_GATES,
+    ),
+    (
+        CPU + "pointwise.cpp",
+        "for (int64_t d = 0; d < dy.C; ++d) bias[d] += bias_sums.get()[i * width + d];",
+        "for (int64_t d = 0; d < dy.C; ++d) bias[d] = bias_sums.get()[i * width + d];",
+        CHANNEL_GATES,
+    ),
+    (
+        CPU + "pointwise_kernels.h",
+        "total += load(source + i * chunk_stride);",
+        "total = load(source + i * chunk_stride);",
+        CHANNEL_GATES,
     ),
 )
