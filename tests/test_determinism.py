@@ -85,7 +85,7 @@ def test_losses_repeat(backend: Backend, case: LossCase) -> None:
 def test_blocks_do_not_depend_on_threads(
     backend: Backend, threads: list[int], operator: str, name: str, layout: str
 ) -> None:
-    """Of float32. Other dtypes go through the library's convolutions, and those divide their sums by
+    """Of float32. Other dtypes may go through the library's convolutions, and those divide their sums by
     the number of threads."""
     problem = block(operator, name, layout, backend.device)
     first = problem.fused()
@@ -159,7 +159,7 @@ def test_no_sum_of_a_loss_is_the_librarys(
 
 
 def test_sums_of_the_librarys_are_found(library_sums: Callable[[Problem], list[str]]) -> None:
-    """Those of another dtype, backward too."""
+    """Those of a mask per channel in bfloat16, backward too."""
     sums = library_sums(block_problem("efpn_bs", case("per_channel", torch.bfloat16)))
     assert "aten::_convolution" in sums
     assert any("backward" in name for name in sums), sums

@@ -166,7 +166,6 @@ std::tuple<Tensor, Tensor, Tensor> refine_conv_backward(const Tensor& grad_out, 
 }
 
 // ---- a gate per channel, float32
-// ----------------------------------------------------------------------------------------
 
 // conv3x3 of p_low before a gate per channel.
 Tensor low_hidden_conv(const Tensor& p_low, const Tensor& weight, const Tensor& border,
