@@ -23,6 +23,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from efpn_kernels import EFPNBS, use_backend
+from efpn_kernels.ops import autograd
 from efpn_kernels.reference import FORMS, REDUCTIONS
 
 TINY = {
@@ -263,3 +264,11 @@ def test_nothing_is_cast_one_by_one_under_autocast(
         out.backward(torch.ones_like(out))
     assert casts.count == 0
     assert all(p.grad.dtype == parameters for p in block.parameters())
+
+
+def test_autocast_casts_every_dtype_but_its_own_and_float64() -> None:
+    dtypes = torch.float16, torch.float32, torch.bfloat16, torch.float64
+    given = [torch.ones(2, dtype=dtype) for dtype in dtypes]
+    found = autograd.autocast([*given, None], torch.bfloat16)
+    assert [x.dtype for x in found[:3]] == [torch.bfloat16] * 3
+    assert found[2] is given[2] and found[3] is given[3] and found[4] is None

@@ -217,10 +217,6 @@ def refuse_transforms(operator: str, tensors: Sequence[Tensor | None]) -> None:
         )
     if torch._C._are_functorch_transforms_active():
         transform = torch._C._functorch.peek_interpreter_stack().key()
-        if transform == TransformType.Jvp:
-            raise RuntimeError(
-                f"{operator}: forward-mode differentiation (jvp) is not supported; {WAY_OUT}"
-            )
         if transform != TransformType.Functionalize:
             raise RuntimeError(
                 f"{operator}: the transforms of torch.func (vmap, grad, jacrev and others, batched "

@@ -63,12 +63,6 @@ FAULTS = (
     (TRITON + "low_gate.py", "(p0 // W > 0) &", "(p0 // W >= 0) &", tiles("low_gate")),
     (TRITON + "low_gate.py", "(n * 9 + 4) * D", "(n * 9 + 5) * D", tiles("low_gate")),
     (
-        TRITON + "low_gate_backward.py",
-        "is_right = ((x == W - 1) & (x > 0))[:, None]",
-        "is_right = (x == W - 1)[:, None]",
-        kernels("border_sum or low_gate_backward"),
-    ),
-    (
         TRITON + "low_gate_border_bias.py",
         "inside_first = (t > 0) & ((t < 2) | (size > 1))",
         "inside_first = t > 0",
