@@ -20,6 +20,7 @@ PATTERNS = (
     "csrc/derivation.md",
     "integration/README.md",
     "integration/*.jpg",
+    "benchmarks/kernels/thread_split.md",
     "benchmarks/results/*/*.md",
     "benchmarks/results/*/*.png",
     "benchmarks/results/*/d*.json",
