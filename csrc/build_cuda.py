@@ -245,6 +245,7 @@ def build_cuda(
         )
         command = nvcc_command(nvcc, torch_dir, chosen)
         identity += toolchain.version_of([host_compiler()])
+        identity += str([os.environ.get(f"NVCC_{way}_FLAGS") for way in ("PREPEND", "APPEND")])
         with ThreadPoolExecutor(jobs) as pool:
             compiled = list(
                 pool.map(

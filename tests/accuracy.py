@@ -92,14 +92,21 @@ def complaint(name: str, draws: list[Draw], factor: float = FACTOR) -> str | Non
 def assert_accurate(
     make: Callable[[int], Problem], draws: int = DRAWS, factor: float = FACTOR
 ) -> None:
-    """The result and every gradient of ``make(seed)`` are free of mistakes. Names all that are not.
+    """The result and every gradient of ``make(seed)`` are free of mistakes. Names all that are not."""
+    assert_draws_accurate(lambda seed: solve(make(seed)), draws, factor)
+
+
+def assert_draws_accurate(
+    draw: Callable[[int], Draw], draws: int = DRAWS, factor: float = FACTOR
+) -> None:
+    """The same for problems that are solved in another way.
 
     The interpreter of Triton takes seconds for a draw: there the others are taken only if the first one, held
     to eager's error in the same draw, is not enough.
     """
     results: list[Draw] = []
     for count in (1, draws, MORE_DRAWS) if INTERPRETED else (draws, MORE_DRAWS):
-        results += [solve(make(seed)) for seed in range(len(results), count)]
+        results += [draw(seed) for seed in range(len(results), count)]
         complaints = all_complaints(results, factor)
         if not complaints:
             return

@@ -85,3 +85,29 @@ def test_kernel_keeps_its_contract(
     if dtype == torch.float32:  # the same bits in a second run
         again = run_kernel(kernel, args)
         torch.testing.assert_close(again, first, rtol=0, atol=0, equal_nan=True)
+
+
+def at_offset(x: torch.Tensor, offset: int) -> torch.Tensor:
+    """The same values with the same strides, so many elements into a storage of other values."""
+    last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    other = float("nan") if x.is_floating_point() else 1 << 20
+    storage = x.new_full((offset + last + 1 + offset,), other)
+    return storage.as_strided(x.shape, x.stride(), offset).copy_(x)
+
+
+ONE_OF_EACH = {case.kernel: case for case in kernel_cases()}
+
+
+@pytest.mark.parametrize("offset", [3, 4096])
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_arguments_may_lie_within_larger_storages(
+    target: tuple[str, str], name: str, offset: int
+) -> None:
+    """An image of a batch, a parameter of a flat buffer; its neighbours are NaN."""
+    if name in NOT_NEEDED.get(target, ()):
+        pytest.skip("left out by this backend")
+    case = ONE_OF_EACH[name]
+    namespace, device = target
+    maker = Maker(torch.float32, case.formats[-1], device)
+    args = [at_offset(a, offset) if torch.is_tensor(a) else a for a in case.build(maker)]
+    check_results(name, args, run_kernel(kernel_of(namespace, name), args), maker)

@@ -66,6 +66,7 @@ def check(
             left = limit - (time.monotonic() - start)
             seconds = min(part.budget_s * max(minutes / MINUTES, 1.0), left)
             print(f"{part.name} (at most {max(seconds, 0):.0f} s) ...", flush=True)
+            results.kept(part.name)
             if resume:
                 results.seed(part)
             results.add(Outcome(part.name, RUNNING, 0.0, ""))

@@ -28,6 +28,7 @@ from ..report import table
 
 STEPS, WARM_UP = 20, 5
 STEP = "efpn_step"
+MOST_OPERATORS = 25
 ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 LAUNCHES = ("cuda_runtime", "cuda_driver")
 
@@ -125,6 +126,31 @@ def lanes(events: Iterable[Event], steps: int) -> list[dict[str, Any]]:
     return found
 
 
+def operators(events: Iterable[Event], steps: int) -> list[dict[str, Any]]:
+    """What the host's time goes to: operators and launches by their own time, without what they call."""
+    events = [e for e in events if e.get("ph") == "X" and e.get("cat") in ("cpu_op", *LAUNCHES)]
+    own: dict[str, list[float]] = {}
+    for thread in {event["tid"] for event in events}:
+        around: list[tuple[str, float]] = []
+        for event in sorted(
+            (event for event in events if event["tid"] == thread),
+            key=lambda event: (event["ts"], -event["dur"]),
+        ):
+            while around and around[-1][1] <= event["ts"]:
+                around.pop()
+            if around:
+                own[around[-1][0]][0] -= event["dur"]
+            sums = own.setdefault(event["name"], [0.0, 0.0])
+            sums[0] += event["dur"]
+            sums[1] += 1
+            around.append((event["name"], event["ts"] + event["dur"]))
+    ordered = sorted(own.items(), key=lambda item: -item[1][0])[:MOST_OPERATORS]
+    return [
+        {"operator": name, "own_us": time / steps, "calls": calls / steps}
+        for name, (time, calls) in ordered
+    ]
+
+
 def _interval(event: Event) -> Interval:
     return event["ts"], event["ts"] + event["dur"]
 
@@ -139,13 +165,14 @@ def covered(intervals: Iterable[Interval]) -> float:
 
 
 def summary(events: list[Event]) -> dict[str, Any]:
-    """Kernels, lanes and sums of a trace; of a step: work on the device, gaps, launches."""
+    """Kernels, lanes, operators and sums of a trace; of a step: work on the device, gaps, launches."""
     steps = steps_of(events)
     rows = kernels(steps)
     return {
         "steps": len(steps),
         "kernels": rows,
         "lanes": lanes(events, len(steps)),
+        "operators": operators(events, len(steps)),
         "kernels_us": sum(row["us"] for row in rows),
         "gaps_us": sum(row["gap_us"] for row in rows),
         "launches": len(rows),
@@ -164,12 +191,18 @@ def markdown(name: str, found: dict[str, Any]) -> str:
          f"{row['launches']:.1f}")
         for row in found["lanes"]
     ]  # fmt: skip
+    operator_cells = [
+        (row["operator"][:60], f"{row['own_us']:.1f} us", f"{row['calls']:.1f}")
+        for row in found["operators"]
+    ]
     return (
         f"### {name}\n\n{found['launches']} launches a step, {found['kernels_us']:.0f} us of kernels, "
         f"{found['gaps_us']:.0f} us of gaps between them; medians of {found['steps']} steps.\n\n"
         + table(("", "kernel", "time", "gap before", "lag", "launched by"), kernel_cells)
         + "\n"
         + table(("thread", "busy a step", "in launches", "launches"), lane_cells)
+        + "\n"
+        + table(("on the host", "own time a step", "calls"), operator_cells)
     )
 
 

@@ -39,7 +39,6 @@ def case(name):
         raise ValueError("only this case")
     return {{"us": 1.0, "process": os.getpid()}}
 from pathlib import Path
-Path(path).parent.mkdir(parents=True, exist_ok=True)
 rows = table.Table(Path(path), {ENVIRONMENT!r}, "--continue" in options)
 for name in "abcd":
     rows.measure({{"case": name}}, lambda: case(name))
@@ -73,6 +72,12 @@ key = ("EFPNBS", "AI-TOD 800x800, N=1, hidden 256", "bfloat16", "forward", "cold
 rows = [Row(*key, variant, "channels_last", ran_on, ran_on, *(seconds,) * 4, (seconds,), 1, None)
         for variant, ran_on, seconds in (("efpn_kernels", "cuda", 1.0), ("library floor", None, 2.0))]
 report.write_json(Path(sys.argv[1]), {ENVIRONMENT!r}, rows, [])
+"""
+
+
+WRITING_PART = """
+import json, sys
+open(sys.argv[1], "w").write(json.dumps({"rows": [{"launches": 5}]}))
 """
 
 
@@ -113,6 +118,7 @@ def test_a_whole_check(tmp_path: Path) -> None:
             table_part(work, "crash"),
             table_part(work, "hang", 12),
             Part("block", python(REPORT_PART, str(work / "block")), 60),
+            Part("trace", python(WRITING_PART, str(work / "trace" / TABLE)), 30),
             Part("noisy", python("print('x' * 20_000_000)"), 30),
             Part("after", python("print('heard all the same')"), 30),
             Part("absent", ("no-such-program",), 5, needs="no-such-program"),
@@ -123,7 +129,7 @@ def test_a_whole_check(tmp_path: Path) -> None:
     said = statuses(folder)
     assert said["fails"] == "failed with exit code 3"
     assert said["tests"] == "ok in the last of 3 processes"
-    assert said["kernels"] == said["block"] == said["noisy"] == "ok"
+    assert said["kernels"] == said["block"] == said["trace"] == said["noisy"] == "ok"
     assert said["error"] == "failed with exit code 1"
     assert said["lose"] == said["crash"] == "failed with exit code 1 in the last of 2 processes"
     assert said["hang"] == "stopped after 12 s"
@@ -131,6 +137,7 @@ def test_a_whole_check(tmp_path: Path) -> None:
 
     # After an ordinary error the process goes on; after the others a fresh one measures the rest.
     tables = read(folder / "tables.json")
+    assert tables["trace"]["rows"] == [{"launches": 5}]
     for how in ("error", "lose", "crash"):
         rows = {row["case"]: row for row in tables[how]["rows"]}
         assert list(rows) == list("abcd")

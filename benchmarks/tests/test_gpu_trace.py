@@ -60,6 +60,15 @@ def test_sums_and_lanes_of_a_step() -> None:
     assert autograd["busy_us"] == pytest.approx(10 / 3)
 
 
+def test_an_operator_s_own_time_is_without_what_it_calls() -> None:
+    operator, launch = gpu_trace.summary(EVENTS)["operators"]
+    # Eight launches of 2 us, each within an operator of 5 us, and one alone.
+    assert (operator["operator"], operator["calls"]) == ("aten::op", pytest.approx(8 / 3))
+    assert operator["own_us"] == pytest.approx(8 * 3 / 3)
+    assert (launch["operator"], launch["calls"]) == ("cudaLaunchKernel", pytest.approx(9 / 3))
+    assert launch["own_us"] == pytest.approx(9 * 2 / 3)
+
+
 def test_intervals_that_overlap_are_covered_once() -> None:
     assert gpu_trace.covered([(0, 10), (2, 3), (8, 12), (20, 21)]) == 13
     assert gpu_trace.covered([]) == 0
@@ -69,4 +78,5 @@ def test_both_tables_are_printed() -> None:
     text = gpu_trace.markdown("ours", gpu_trace.summary(EVENTS))
     assert "3 launches a step, 90 us of kernels, 3 us of gaps" in text
     assert "| apply " in text
+    assert "| aten::op " in text
     assert "autograd" not in text

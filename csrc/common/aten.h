@@ -86,11 +86,9 @@ inline Tensor new_empty(const Tensor& like, const std::vector<int64_t>& sizes, S
 // The same memory with other sizes and strides.
 inline Tensor reinterpret(const Tensor& x, const std::vector<int64_t>& sizes,
                           const std::vector<int64_t>& strides) {
-  int64_t offset;
   AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(x.get(), &offset));
-  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(x.get(), sizes.size(), sizes.data(),
-                                                        strides.data(), offset, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(
+      x.get(), sizes.size(), sizes.data(), strides.data(), /*offset_increment=*/0, &handle));
   return Tensor(handle);
 }
 
@@ -136,6 +134,15 @@ struct ConvolutionGradients {
 inline ConvolutionGradients convolve_backward(const Tensor& grad, const Tensor& x,
                                               const Tensor& weight, int64_t padding,
                                               bool channels_last, bool with_bias) {
+  if (grad.numel() == 0) {  // cuDNN refuses it, or leaves the gradient of the bias as it was
+    const auto none_of = [](const Tensor& like) {
+      return aten("aten::zero_", new_empty(like, to_vector(like.sizes()), like.scalar_type()));
+    };
+    const Tensor bias =
+        with_bias ? aten("aten::zero_", new_empty(weight, {weight.size(0)}, weight.scalar_type()))
+                  : Tensor();
+    return {in_format(none_of(x), channels_last), none_of(weight), bias};
+  }
   const Tensor kernel = in_format(weight, channels_last);
   const int64_t ones[] = {1, 1}, zeros[] = {0, 0}, paddings[] = {padding, padding};
   const int64_t bias_sizes[] = {weight.size(0)};

@@ -6,6 +6,8 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
+
 #include "device.h"
 
 namespace efpn {
@@ -17,14 +19,18 @@ inline void on_device_of_pred(const char* name, const torch::stable::Tensor& x,
   STD_TORCH_CHECK(same_device(x, pred), "dc_loss: ", name, ": expected the device of pred");
 }
 
+inline bool same_shape(const torch::stable::Tensor& x, const torch::stable::Tensor& y) {
+  const auto a = x.sizes(), b = y.sizes();  // torch 2.11 cannot compare them
+  return std::equal(a.begin(), a.end(), b.begin(), b.end());
+}
+
 inline void like_pred(const char* name, const torch::stable::Tensor& x,
                       const torch::stable::Tensor& pred) {
   on_device_of_pred(name, x, pred);
   STD_TORCH_CHECK(x.scalar_type() == pred.scalar_type(), "dc_loss: ", name,
                   ": expected the dtype of pred, got another; convert one of them");
-  STD_TORCH_CHECK(x.sizes() == pred.sizes(), "dc_loss: ", name,
-                  ": expected the shape of pred, with ", pred.numel(),
-                  " elements, got another, with ", x.numel(), "; expand it");
+  STD_TORCH_CHECK(same_shape(x, pred), "dc_loss: ", name, ": expected the shape of pred, with ",
+                  pred.numel(), " elements, got another, with ", x.numel(), "; expand it");
 }
 
 inline void scalar_parameter(const char* name, const torch::stable::Tensor& x,

@@ -17,6 +17,7 @@ namespace {
 
 constexpr int kPoolThreads = 512;
 constexpr int kPoolWarps = kPoolThreads / kWarp;
+constexpr int kInFlight = 20;  // pixels of a lane
 constexpr int kCluster = 8;
 constexpr int64_t kClusterBytes = int64_t(4) << 20;  // of one sample
 
@@ -54,10 +55,20 @@ __device__ void pool_tile(const T* p_high, T* pooled, int32_t* index, int64_t n,
     Candidate<A> best = worst<A>();
     if (c < C) {
       const T* p = p_high + n * P * C + c;
-#pragma unroll 4
-      for (int i = warp; i < P; i += kPoolWarps) {
-        const Candidate<A> x{widen(p[i * C]), i};
-        if (better(x, best)) best = x;
+      for (int base = warp; base < P; base += kInFlight * kPoolWarps) {
+        T raw[kInFlight];
+#pragma unroll
+        for (int u = 0; u < kInFlight; ++u) {
+          const int i = base + u * kPoolWarps;
+          if (i < P) raw[u] = p[i * C];
+        }
+#pragma unroll
+        for (int u = 0; u < kInFlight; ++u) {
+          const int i = base + u * kPoolWarps;
+          if (i >= P) break;
+          const Candidate<A> x{widen(raw[u]), i};
+          if (better(x, best)) best = x;
+        }
       }
     }
     candidates[warp][lane] = best;
@@ -94,7 +105,8 @@ __device__ void pool_tile(const T* p_high, T* pooled, int32_t* index, int64_t n,
 }
 
 // context[n, d] = relu(bias[d] + weight[d] . pooled[n]), one warp for each d = first, first + step, ...
-// `pooled` may have been written in this launch: it is read past the non-coherent cache.
+// `pooled` may have been written in this launch, before the cluster's barrier: no __ldg. No __ldcg either: nvcc
+// takes such a load for one that may run early, and reads beyond the row's end.
 template <class T>
 __device__ void project(const T* pooled, const T* weight, const T* bias, Acc<T>* context, int64_t n,
                         int64_t C, int64_t D, int64_t first, int64_t step) {
@@ -102,9 +114,9 @@ __device__ void project(const T* pooled, const T* weight, const T* bias, Acc<T>*
   const int lane = threadIdx.x % kWarp;
   for (int64_t d = first; d < D; d += step) {
     A total = 0;
-#pragma unroll 4
+#pragma unroll 8
     for (int64_t c = lane; c < C; c += kWarp) {
-      total += widen(weight[d * C + c]) * widen(__ldcg(pooled + n * C + c));
+      total += widen(weight[d * C + c]) * widen(pooled[n * C + c]);
     }
     total = warp_sum(total);
     if (lane == 0) context[n * D + d] = relu(total + widen(bias[d]));

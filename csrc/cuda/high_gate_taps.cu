@@ -20,11 +20,10 @@ using Sizes = std::initializer_list<int64_t>;
 ScalarType factor_type(const Tensor& p_high) { return p_high.scalar_type(); }
 
 Tensor strided(const Tensor& x, Sizes sizes, Sizes strides) {
-  int64_t offset = 0;
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(x.get(), &offset));
-  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(
-      x.get(), int64_t(sizes.size()), sizes.begin(), strides.begin(), offset, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(x.get(), int64_t(sizes.size()),
+                                                        sizes.begin(), strides.begin(),
+                                                        /*offset_increment=*/0, &handle));
   return Tensor(handle);
 }
 

@@ -2,8 +2,8 @@
 // convolution's output; and its backward.
 //
 // low_gate           bytes: conv read once. [1, 256, 200, 200] bf16: 20 MB, 4.8 us at 4.3 TB/s.
-//                    channels_last: a group of lanes takes a pixel, 16 bytes a lane, four pixels in
-//                    flight, so that the gate's weights and the border constants are read once for four.
+//                    channels_last: a group of lanes takes a pixel, 16 bytes a lane, two pixels in
+//                    flight, so that the gate's weights and the border constants are read once for two.
 //                    contiguous: a block takes 32 vectors of pixels, its warps share the channels.
 // low_gate_backward  bytes: conv read, grad_conv written: 41 MB, 9.5 us. The sums over pixels stay in
 //                    registers: a strip of rows has one row class, so three sums for each channel do.
@@ -17,7 +17,7 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kPixels = 4;  // of a group of lanes, in flight
+constexpr int kPixels = 2;  // of a group of lanes, in flight
 
 template <class T>
 struct LowGate {
@@ -30,7 +30,7 @@ struct LowGate {
 
 // grid: pixels. block: groups of `lanes` (a power of two up to 32).
 template <int V, class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, sizeof(T) < 8 ? 4 : 1)
     low_gate_last_kernel(const LowGate<T> a, const int lanes) {
   using A = Acc<T>;
   const int lane = threadIdx.x % lanes;

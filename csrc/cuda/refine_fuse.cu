@@ -54,8 +54,9 @@ __device__ __forceinline__ void make_mask(const GateApply<T>& a, MaskTile<Acc<T>
 #pragma unroll
       for (int kx = 0; kx < 3; ++kx) {
         const int64_t v = y + ky - 1, u = x + kx - 1;
-        if (v < 0 || v >= a.H || u < 0 || u >= a.W) continue;
-        logit += widen(a.fuse_weight[3 * ky + kx]) * tile.sums[ky][i + kx];
+        const bool inside = v >= 0 && v < a.H && u >= 0 && u < a.W;
+        // A zero, as it is padded, and no tap less: an infinite weight makes NaN of it.
+        logit += widen(a.fuse_weight[3 * ky + kx]) * (inside ? tile.sums[ky][i + kx] : A(0));
       }
     }
     const A mask = sigmoid(logit);
@@ -67,7 +68,7 @@ __device__ __forceinline__ void make_mask(const GateApply<T>& a, MaskTile<Acc<T>
 
 // grid: (pixel tiles, N).
 template <int V, class T>
-__global__ void __launch_bounds__(kThreads, sizeof(T) < 8 ? 3 : 1)
+__global__ void __launch_bounds__(kThreads, sizeof(T) < 8 ? 4 : 1)
     gate_apply_last_kernel(const GateApply<T> a, const int pixels) {
   using A = Acc<T>;
   __shared__ MaskTile<A, 1> tile;

@@ -72,10 +72,10 @@ struct GateBackward {
 // channels_last: groups of `lanes` lanes take pixels in turn; a lane holds J vectors of channels, so that
 // C <= J lanes V. grid: N x strips.
 template <int V, int J, class T>
-__global__ void __launch_bounds__(256, 2)
+__global__ void __launch_bounds__(256, J == 1 && sizeof(T) < 8 ? 3 : 2)
     gate_bwd_last_kernel(const GateBackward<T> a, const int lanes) {
   using A = Acc<T>;
-  constexpr int U = J == 1 ? 4 : 1;
+  constexpr int U = J == 1 ? 2 : 1;
   __shared__ ThreadVectors<A, V, 256> shared;
   const int lane = threadIdx.x % lanes, group = threadIdx.x / lanes, groups = 256 / lanes;
   const int64_t n = blockIdx.x / a.strips, begin = (blockIdx.x - n * a.strips) * a.strip;

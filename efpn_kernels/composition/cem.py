@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import checks
 from ..ops.layout import dense, in_format, is_channels_last, memory_format
 from .parameter_gradients import like_parameters
-from .target import Target
+from .target import Target, checked
 
 
 def zero_map(p_high: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def forward(
     save: bool = False,
 ) -> tuple[Tensor, list[Tensor]]:
     """``(out, state)``, with ``context``, ``pooled`` and ``index`` for a state."""
-    checks.cem(p_low, p_high, weight, bias, autocast=False)
+    checked("cem", checks.cem, p_low, p_high, weight, bias)
     state = target.kernels.pooled_context(
         dense(p_high), weight.contiguous().flatten(1), bias.contiguous()
     )

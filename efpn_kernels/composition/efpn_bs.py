@@ -11,7 +11,7 @@ from ..ops.efpn_bs import PARAMETERS
 from ..ops.layout import dense, in_format, is_channels_last
 from . import high_gate, low_gate, refine
 from .parameter_gradients import like_parameters
-from .target import Target
+from .target import Target, checked
 
 
 def _dense_parameters(parameters: tuple[Tensor | None, ...]) -> dict[str, Tensor | None]:
@@ -27,7 +27,7 @@ def forward(
     """``(out, state)``: of the projection context, pooled, index; then m_high, m_low, mask, border, hidden."""
     parameters = parameters_and_flags[: len(PARAMETERS)]
     channels_last, save = (*parameters_and_flags[len(PARAMETERS) :], False, False)[:2]
-    checks.block(p_low, p_high, *parameters, autocast=False)
+    checked("efpn_bs", checks.block, p_low, p_high, *parameters)
     p = _dense_parameters(parameters)
     p_low, p_high = in_format(p_low, channels_last), dense(p_high)
     channels_last = is_channels_last(p_low)

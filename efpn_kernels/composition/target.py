@@ -10,6 +10,14 @@ import torch
 from torch import Tensor
 
 
+def checked(operator: str, check: Callable[..., None], *tensors: Tensor | None) -> None:
+    """Refuse arguments in the operator's name, as the composition in C++ does."""
+    try:
+        check(*tensors, autocast=False)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{operator}: {error}") from None
+
+
 @dataclass(frozen=True)
 class Target:
     """The kernels of a namespace and how its convolutions are made."""
