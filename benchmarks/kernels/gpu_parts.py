@@ -24,9 +24,9 @@ def parts(work: Path) -> list[Part]:
     """Every part, in order. Budgets are of nine minutes, and add up to them."""
     return [
         _module("build", "gpu_build", 60),
-        _tests(work, "tests", 60, "cuda and (bfloat16 or float32)", "tests/test_kernels.py",
+        _tests(work, "tests", 45, "cuda and (bfloat16 or float32)", "tests/test_kernels.py",
                "tests/test_efpn_bs.py", "tests/test_dc_loss.py", "tests/test_cem.py"),
-        _sanitizer("memcheck", 60),
+        _sanitizer("memcheck", 55),
         _table(work, "kernels", "gpu_kernels", 45, "--batches", "1", "--check-batches", "1"),
         _table(work, "trace", "gpu_trace", 25, continues=False),
         # Of one small call and of a detector's image, launches included.
@@ -36,10 +36,10 @@ def parts(work: Path) -> list[Part]:
                "--dtype", "bfloat16,float32", "--compiled", "none"),
         _table(work, "convolutions", "gpu_convolutions", 15, "--batches", "1,2"),
         _table(work, "side_stream", "gpu_side_stream", 10),
-        _bench(work, "compiled", 50, "efpn_bs", "--case", "graph", "--case", "AI-TOD",
+        _bench(work, "compiled", 40, "efpn_bs", "--case", "graph", "--case", "AI-TOD",
                "--case", "N=1,", "--case", "forward |", "--dtype", "bfloat16",
                "--format", "channels_last", "--compiled", "all"),
-        *(_bench(work, f"batch_{N}", 15, "efpn_bs", "--case", "graph", "--case", f"N={N},",
+        *(_bench(work, f"batch_{N}", 22, "efpn_bs", "--case", "graph", "--case", f"N={N},",
                  "--dtype", "bfloat16", "--format", "channels_last", "--compiled", "none")
           for N in (2, 8)),
         _bench(work, "dc_loss", 20, "dc_loss", "--dtype", "bfloat16,float32", "--compiled", "none"),

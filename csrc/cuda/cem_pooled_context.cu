@@ -3,6 +3,7 @@
 // pooled_context           bytes: p_high once, the projection once (256 x 256 bf16: 131 kB). One launch where
 //                          clusters exist (Hopper and later): the CTAs of a cluster share the channels of
 //                          one sample, meet at the cluster barrier, then share the rows of the projection.
+//                          Measured on an H200: 9.8 us; with four pixels of a lane in flight, not 20: 14.7.
 //                          Other GPUs, and levels too large for eight SMs a sample, take two launches.
 // pooled_context_backward  bytes: the projection read, its gradient written: 0.4 MB. One launch.
 #include <cooperative_groups.h>

@@ -24,7 +24,7 @@ columns, backward       32 MB, 44 MB       373 M       6.2 us
 rows, backward          21 MB, 41 MB       63 M        4.8 us
 ======================  =================  ==========  =======
 
-The walks are not measured; before them, the forward took 23 us and the backward 86 us. Interpolating along y
+Measured on an H200: 20 us forward, 55 us backward; before the walks, 23 and 86 us. Interpolating along y
 first would need no rows in memory: on paper 31 MB in one launch, but 250 M operations in the forward.
 """
 
