@@ -36,7 +36,7 @@ Buffer context_of(const Tensor& p_low, const std::optional<Tensor>& context) {
 // conv3x3 of `grad` with the adjoint weight: a map of the format of `like`.
 Tensor input_gradient(const WinogradInput& grad, const Tensor& weight, const Tensor& like,
                       bool reduced) {
-  const Tensor result = empty_like(like);
+  const Tensor result = empty_map_like(like);
   WinogradOutput out = output_like(like, weight.size(1));
   out.map = result.mutable_data_ptr();
   winograd_convolve(grad, adjoint_of(widened(weight)), out, reduced);
