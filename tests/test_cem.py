@@ -35,3 +35,17 @@ def test_gradient_goes_to_the_first_maximum(backend: Backend) -> None:
         expected = torch.zeros_like(p_high)
         expected[0, 0, 1, 2] = expected[0, 1, 0, 0] = 4.0
         assert p_high.grad.equal(expected)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(1, 64, 420, 344), (3, 30, 331, 301)], ids=str)
+def test_maps_larger_than_a_processors_cache(
+    shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format
+) -> None:
+    """Which are written past it where their vectors are whole and aligned."""
+    p_low = torch.randn(shape, dtype=dtype).contiguous(memory_format=memory_format)
+    context = torch.rand(shape[:2], dtype=torch.promote_types(dtype, torch.float32))
+    out = torch.ops.efpn.context_add(p_low, context)
+    assert out.equal((p_low + context[:, :, None, None]).to(dtype))
+    assert out.stride() == p_low.stride()

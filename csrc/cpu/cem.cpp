@@ -7,6 +7,8 @@
 // Measured (float32, 256 channels, 200 x 200, one thread of a Xeon with AVX-512, contiguous /
 // channels_last, ms): context_add 12 / 12 (torch's p + q: 22 / 23, a copy into old memory: 7 / 7),
 // spatial_sum 3.1 / 3.7, pooled_context 0.05 / 0.04.
+#include <unistd.h>
+
 #include "strips.h"
 
 namespace efpn {
@@ -115,14 +117,29 @@ std::tuple<Tensor, Tensor> pooled_context_backward(const Tensor& grad_context,
   return {grad_weight, grad_bias};
 }
 
+namespace {
+
+// Whether to write a map past the caches: one that is larger than they are, and whose vectors of up
+// to 64 bytes are all aligned and whole.
+bool streams(const Map& m, const Tensor& out) {
+  static const int64_t cache = std::max<int64_t>(sysconf(_SC_LEVEL3_CACHE_SIZE), 1 << 25);
+  const int64_t run = m.channels_last ? m.C : m.pixels();
+  return out.numel() * static_cast<int64_t>(out.element_size()) > cache &&
+         run * out.element_size() % 64 == 0 &&
+         reinterpret_cast<uintptr_t>(out.data_ptr()) % 64 == 0;
+}
+
+}  // namespace
+
 Tensor context_add(const Tensor& p_low, const Tensor& context) {
   const Map m(p_low);
   const Tensor out = empty_map_like(p_low);
+  const bool streamed = streams(m, out);
   dispatch(p_low.scalar_type(), "context_add", [&](auto zero) {
     using S = decltype(zero);
     Strips(m).parallel_for_each([&](int64_t, const Strip& strip) {
       EFPN_CALL(context_add_strip<S>, m, data<S>(p_low), data<Acc<S>>(context),
-                mutable_data<S>(out), strip);
+                mutable_data<S>(out), strip, streamed);
     });
   });
   return out;

@@ -103,10 +103,39 @@ void project_backward(const ContextGradients<S>& a, int64_t begin, int64_t end) 
   }
 }
 
+// Stores past the caches, so that what is overwritten is not read; p is aligned to the vector.
+template <class S>
+EFPN_INLINE void stream(S* p, Vec<Acc<S>> x) {
+#if EFPN_X86
+  if constexpr (std::is_same_v<S, Acc<S>>) {
+#if EFPN_VECTOR_BYTES == 64
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)x.v);
+#elif EFPN_VECTOR_BYTES == 32
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)x.v);
+#else
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)x.v);
+#endif
+    return;
+  }
+#endif
+  store(p, x);
+}
+
+// With `streamed`, every vector of `out` is aligned and whole.
 template <class S>
 void context_add_strip(const Map& m, const S* p_low, const Acc<S>* context, S* out,
-                       const Strip& strip) {
+                       const Strip& strip, bool streamed) {
   using V = Vec<Acc<S>>;
+  if (streamed) {
+    map_pass<S, Pass<0>>(m, strip, [&](auto at) -> Terms<V, 0> {
+      stream(out + at.element, at.map(p_low) + at.table(context));
+      return {};
+    });
+#if EFPN_X86
+    _mm_sfence();
+#endif
+    return;
+  }
   map_pass<S, Pass<0>>(m, strip, [&](auto at) -> Terms<V, 0> {
     at.set(out, at.map(p_low) + at.table(context));
     return {};

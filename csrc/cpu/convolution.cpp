@@ -157,7 +157,9 @@ std::tuple<Tensor, Tensor, Tensor> refine_conv_backward(const Tensor& grad_out, 
                                                         const Tensor& mask, const Tensor& weight,
                                                         bool reduced) {
   const Buffer wide_context = context_of(p_low, context);
-  const WinogradInput grad = input_of(WinogradInput::relu_gradient, grad_out, out);
+  const WinogradInput unblocked = input_of(WinogradInput::relu_gradient, grad_out, out);
+  const Tensor blocks = empty({blocked_floats(unblocked)}, ScalarType::Float);
+  const WinogradInput grad = winograd_block(unblocked, mutable_data<float>(blocks));
   const Tensor grad_weight = empty_weight(weight);
   const Tensor grad_bias = empty({weight.size(0)}, ScalarType::Float);
   winograd_weight_gradient(masked_input(p_low, wide_context, mask), grad, weight_of(grad_weight),

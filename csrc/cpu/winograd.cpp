@@ -114,6 +114,20 @@ const WinogradBlocking& winograd_blocking() {
   return chosen;
 }
 
+int64_t blocked_floats(const WinogradInput& in) {
+  return in.N * round_up(in.C, winograd_blocking().lanes) * in.H * in.W;
+}
+
+WinogradInput winograd_block(const WinogradInput& in, float* blocks) {
+  const int64_t lanes = winograd_blocking().lanes;
+  parallel(in.N * ((in.C + lanes - 1) / lanes) * in.H, 16,
+           [&](int64_t begin, int64_t end) { EFPN_CALL(block_rows, in, begin, end, blocks); });
+  WinogradInput blocked = in;
+  blocked.kind = WinogradInput::blocked;
+  blocked.x = blocks;
+  return blocked;
+}
+
 namespace {
 
 // Below it the larger weights U take longer to make than the fewer products save.
@@ -126,16 +140,17 @@ void convolve_by_tiles(const WinogradInput& in, const WinogradWeight& weight,
   const int64_t tiles = tiles_of(in, m);
   const WinogradBlocking block = EFPN_CALL_FOR(in, winograd_blocking);
   const int64_t words = round_up(in.C, block.lanes) / block.pair;
-  const Buffer u = allocate(products * words * round_up(out.D, block.columns));
+  const Tensor weights =
+      empty({products * words * round_up(out.D, block.columns)}, ScalarType::Float);
+  float* const u = mutable_data<float>(weights);
   parallel(words, 8, [&](int64_t begin, int64_t end) {
-    EFPN_CALL_FOR(in, winograd_weight<m>, weight, begin, end, u.get());
+    EFPN_CALL_FOR(in, winograd_weight<m>, weight, begin, end, u);
   });
   const int64_t strip = strip_tiles(tiles, products, in.C, block);
   const int64_t floats = EFPN_CALL_FOR(in, winograd_scratch<m>, in.C, strip);
   parallel((tiles + strip - 1) / strip, 1, [&](int64_t begin, int64_t end) {
     const Buffer scratch = allocate_zeros(floats);
-    EFPN_CALL_FOR(in, winograd_strips<m>, in, out, u.get(), tiles, strip, begin, end,
-                  scratch.get());
+    EFPN_CALL_FOR(in, winograd_strips<m>, in, out, u, tiles, strip, begin, end, scratch.get());
   });
 }
 
@@ -162,17 +177,19 @@ void winograd_weight_gradient(const WinogradInput& in, const WinogradInput& dy,
   if (chunks == 0) return static_cast<void>(std::memset(grad, 0, 9 * in.C * dy.C * sizeof(float)));
 
   const int64_t group = EFPN_CALL_FOR(in, winograd_gradient_floats, in.C, dy.C);
-  const Buffer sums = allocate(chunks * 4 * group), bias_sums = allocate(chunks * width);
+  const Tensor partial = empty({chunks * 4 * group}, ScalarType::Float);
+  float* const sums = mutable_data<float>(partial);
+  const Buffer bias_sums = allocate(chunks * width);
   parallel(chunks * 4, 1, [&](int64_t begin, int64_t end) {
     const Buffer scratch = allocate_zeros(EFPN_CALL_FOR(in, winograd_gradient_scratch, in.C, dy.C));
     for (int64_t item = begin; item < end; ++item) {
       const int64_t first = item / 4 * chunk, last = std::min(first + chunk, tiles);
       EFPN_CALL_FOR(in, winograd_gradient, in, dy, static_cast<int>(item % 4), first, last,
-                    sums.get() + item * group, bias_sums.get() + item / 4 * width, scratch.get());
+                    sums + item * group, bias_sums.get() + item / 4 * width, scratch.get());
     }
   });
   parallel(in.C, 8, [&](int64_t begin, int64_t end) {
-    EFPN_CALL(winograd_gradient_finish, sums.get(), chunks, weight, grad, begin, end);
+    EFPN_CALL(winograd_gradient_finish, sums, chunks, weight, grad, begin, end);
   });
   for (int64_t i = 0; bias && i < chunks; ++i) {
     for (int64_t d = 0; d < dy.C; ++d) bias[d] += bias_sums.get()[i * width + d];

@@ -10,11 +10,12 @@ namespace efpn {
 
 enum class Storage { float32, bfloat16, float16 };
 
-// The map that a convolution transforms: one of six expressions, formed while loading, and zero
+// The map that a convolution transforms: one of these expressions, formed while loading, and zero
 // outside of the image. Vectors over channels are padded with zeros to whole registers.
 struct WinogradInput {
   enum Kind {
     plain,             // x
+    blocked,           // x[N, registers of C, H, W, lanes] in float32: what winograd_block makes
     sum,               // x + other
     masked,            // (x + context) * mask
     relu_gradient,     // x, 0 where other <= 0
@@ -81,6 +82,12 @@ Buffer allocate_zeros(int64_t floats);
 Buffer pad_to_registers(const float* rows, int64_t count, int64_t length);
 
 const WinogradBlocking& winograd_blocking();
+
+// Elements of a map in blocks of a register's channels.
+int64_t blocked_floats(const WinogradInput& in);
+
+// The expression `in` in such blocks, written to `blocks`: for what is loaded several times.
+WinogradInput winograd_block(const WinogradInput& in, float* blocks);
 
 // out = conv3x3(in, weight) with padding 1, parallel over strips of tiles. With `reduced` precision
 // by F(4x4, 3x3), where that is the faster.

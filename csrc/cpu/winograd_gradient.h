@@ -92,9 +92,15 @@ inline void winograd_gradient(const WinogradInput& in, const WinogradInput& dy, 
           const int64_t words = (count + kPair - 1) / kPair;
           for (int64_t t = 0; t < words; t += kGradientRun) {
             const int64_t run = words - t < kGradientRun ? words - t : kGradientRun;
-            multiply_words<1, 1>(run, v + j * v_stride + t * stride + c, stride,
-                                 m + j * m_stride + (b * kGradientWords + t) * kColumns,
-                                 sum + c * kColumns, start > first || t > 0);
+            const float* const of_v = v + j * v_stride + t * stride + c;
+            const float* const of_m = m + j * m_stride + (b * kGradientWords + t) * kColumns;
+            const bool accumulate = start > first || t > 0;
+            if (in.C - c <= kShortRows) {
+              multiply_words<1, 1, kShortRows>(run, of_v, stride, of_m, sum + c * kColumns,
+                                               accumulate);
+            } else {
+              multiply_words<1, 1>(run, of_v, stride, of_m, sum + c * kColumns, accumulate);
+            }
           }
         }
       }

@@ -30,10 +30,10 @@ EFPN_INLINE void store_term(float* words, int64_t t, int64_t stride, F x) {
 }
 
 // multiply_block of words.
-template <int row_stride, int inner>
+template <int row_stride, int inner, int rows = kRows>
 EFPN_INLINE void multiply_words(int64_t outer, const float* a, int64_t a_outer, const float* b,
                                 float* m, bool accumulate) {
-  __m512 sums[kRows][kColumnRegisters] = {};
+  __m512 sums[rows][kColumnRegisters] = {};
   for (int64_t o = 0; o < outer; ++o, a += a_outer) {
 #pragma GCC unroll 2
     for (int i = 0; i < inner; ++i, b += kColumns) {
@@ -43,7 +43,7 @@ EFPN_INLINE void multiply_words(int64_t outer, const float* a, int64_t a_outer, 
         column[j] = (__m512bh)_mm512_loadu_si512(b + j * kLanes);
       }
 #pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
+      for (int r = 0; r < rows; ++r) {
         int32_t pair;
         std::memcpy(&pair, a + r * row_stride + i, sizeof(pair));
         const __m512bh value = (__m512bh)_mm512_set1_epi32(pair);
@@ -55,7 +55,7 @@ EFPN_INLINE void multiply_words(int64_t outer, const float* a, int64_t a_outer, 
     }
   }
 #pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 16
     for (int j = 0; j < kColumnRegisters; ++j) {
       float* target = m + r * kColumns + j * kLanes;
@@ -73,10 +73,10 @@ EFPN_INLINE void store_term(float* words, int64_t t, int64_t stride, F x) {
   store(words + t * stride, x);
 }
 
-template <int row_stride, int inner>
+template <int row_stride, int inner, int rows = kRows>
 EFPN_INLINE void multiply_words(int64_t outer, const float* a, int64_t a_outer, const float* b,
                                 float* m, bool accumulate) {
-  multiply_block<row_stride, inner>(outer, a, a_outer, b, m, accumulate);
+  multiply_block<row_stride, inner, rows>(outer, a, a_outer, b, m, accumulate);
 }
 
 #endif

@@ -153,7 +153,12 @@ EFPN_INLINE void stage_transposed(const WinogradInput& in, int64_t n, int64_t c,
 template <WinogradInput::Kind kind, class S>
 void stage_inside(const WinogradInput& in, int64_t n, int64_t c, int64_t y, int64_t begin,
                   int64_t end, float* row) {
-  if constexpr (kind == WinogradInput::gate_gradient) {
+  if constexpr (kind == WinogradInput::blocked) {
+    const int64_t registers = (in.C + kLanes - 1) / kLanes;
+    const int64_t plane = (n * registers + c / kLanes) * in.H + y;
+    std::memcpy(row, static_cast<const float*>(in.x) + (plane * in.W + begin) * kLanes,
+                (end - begin) * kLanes * sizeof(float));
+  } else if constexpr (kind == WinogradInput::gate_gradient) {
     for (int64_t x = begin; x < end; ++x, row += kLanes) {
       store(row, gate_gradient_at(in, pixel_index(in, n, y, x), c));
     }
@@ -193,6 +198,8 @@ inline void stage_row(const WinogradInput& in, int64_t n, int64_t c, int64_t y, 
     switch (in.kind) {
       case WinogradInput::plain:
         return stage_inside<WinogradInput::plain, S>(in, n, c, y, begin, end, inside);
+      case WinogradInput::blocked:
+        return stage_inside<WinogradInput::blocked, float>(in, n, c, y, begin, end, inside);
       case WinogradInput::sum:
         return stage_inside<WinogradInput::sum, S>(in, n, c, y, begin, end, inside);
       case WinogradInput::masked:
@@ -205,6 +212,15 @@ inline void stage_row(const WinogradInput& in, int64_t n, int64_t c, int64_t y, 
         return stage_inside<WinogradInput::gate_gradient, float>(in, n, c, y, begin, end, inside);
     }
   });
+}
+
+// The rows [begin, end) of a map in blocks: rows of registers of images.
+inline void block_rows(const WinogradInput& in, int64_t begin, int64_t end, float* blocks) {
+  const int64_t registers = (in.C + kLanes - 1) / kLanes;
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t plane = row / in.H, n = plane / registers, c = plane % registers * kLanes;
+    stage_row(in, n, c, row % in.H, 0, in.W, blocks + row * in.W * kLanes);
+  }
 }
 
 }  // namespace EFPN_ISA
