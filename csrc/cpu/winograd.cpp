@@ -13,7 +13,11 @@
 // loop of the product; refine adds the first touch of its output. Strips of 0.4 to 0.7 of the
 // second-level cache are alike, and prefetching U gains nothing. Sums of 32 channels in registers
 // cost no more time than sums of 256, and halve the error: 0.8 of the library's (contiguous) where
-// one chain gave 2. F(4x4) and F(2x4) break the rule for errors in the contiguous format.
+// one chain gave 2. The gradient before the refine convolution is formed once, in blocks: it is
+// loaded five times a backward. A training step of the block takes 0.50 / 0.51 of the time that the
+// library takes for its two convolutions (Zen 4, two threads, contiguous / channels_last, 800 x 800
+// pixels), its forward pass 0.52 / 0.53. F(4x4) and F(2x4) break the rule for errors in the
+// contiguous format.
 //
 // F(4x4): 36 products of 2500 tiles, 11.8 GFLOP, 38 ms. V of a tile is 37 KB, so that a strip of
 // one block of rows (14 tiles) fills half of the second-level cache, and U, 9.4 MB, streams past
