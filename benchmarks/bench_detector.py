@@ -104,13 +104,13 @@ def build_detectors(setting: Setting) -> dict[str, nn.Module]:
     from mmdet.utils import register_all_modules
     from mmengine.config import Config
 
-    from efpn_mmdet.demo_run import find_configs
+    from efpn_mmdet.config_files import find_config
 
     register_all_modules()
     torch.manual_seed(0)
     detectors = {}
     for variant, name in CONFIGS.items():
-        config = Config.fromfile(find_configs() / "faster_rcnn" / name)
+        config = Config.fromfile(find_config(Path("faster_rcnn") / name))
         config.model.backbone.init_cfg = None
         detectors[variant] = MODELS.build(config.model).to(setting.device)
     plain = detectors[FPN].state_dict()

@@ -65,7 +65,7 @@ def device_name(device: str) -> str:
 
 
 def slug(device: str) -> str:
-    """A folder's name: ``nvidia-h200``, ``cpu-intel-xeon-avx512-2c``."""
+    """A folder's name: ``nvidia-h200``, ``cpu-amd-epyc-avx512-2c``."""
     if device == "cuda":
         return _dashed(torch.cuda.get_device_name(0))
     model = re.sub(r"\((R|TM|r|tm)\)|@.*|\b(CPU|Processor|Core)\b|\d+-", " ", cpu_model())

@@ -43,7 +43,7 @@ class Headline:
     cache: str = "warm"
 
 
-_CPU, _GPU = "cpu-intel-xeon-avx512-2c", "nvidia-h200"
+_CPU, _GPU = "cpu-amd-epyc-avx512-2c", "nvidia-h200"
 _BLOCK = "AI-TOD 800x800, N=1, P2 200x200, hidden 256"
 _HALF = {"dtype": "bfloat16", "memory_format": "channels_last"}
 HEADLINES = (

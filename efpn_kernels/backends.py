@@ -105,7 +105,7 @@ class Order:
 
 # The first that fits counts.
 AUTO_ORDER = (
-    Order("cpu", ("cpu",), "benchmarks/results/cpu-intel-xeon-avx512-2c"),
+    Order("cpu", ("cpu",), "benchmarks/results/cpu-amd-epyc-avx512-2c"),
     # By ordinary calls. Captured in a CUDA graph, Triton's kernels of that commit were the faster ones.
     Order("cuda", ("cuda", "triton"), "benchmarks/results/nvidia-h200"),
 )

@@ -23,7 +23,7 @@ def convolve_relu(
     """``relu(conv3x3(x, weight) + bias)``.
 
     On a GPU PyTorch adds the bias in a pass of its own, slowly, before that of the ReLU; here one pass
-    of ours does both, in place. cuDNN's fused ReLU would need none, but it turns NaN into 0.
+    of ours does both, in place. cuDNN's fused ReLU would need none, but not every version of it keeps NaN.
     """
     if target.library_adds_bias:
         return convolve(x, weight, bias, 1, channels_last).relu_()
@@ -34,8 +34,11 @@ def convolve_relu(
 
 def convolve_backward(
     grad: Tensor, x: Tensor, weight: Tensor, padding: int, channels_last: bool, with_bias: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of ``x`` (in its format), of ``weight`` and, if asked for, of the bias."""
+    if grad.numel() == 0:  # cuDNN refuses it, or leaves the gradient of the bias as it was
+        bias = weight.new_zeros(weight.shape[0]) if with_bias else None
+        return in_format(torch.zeros_like(x), channels_last), torch.zeros_like(weight), bias
     grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
         grad,
         x,
