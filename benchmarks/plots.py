@@ -101,7 +101,7 @@ def block_times(rows: Sequence[Row]) -> plt.Figure | None:
     columns = min(2, len(groups))
     lines = -(-len(groups) // columns)
     figure, panels = plt.subplots(
-        lines, columns, figsize=(5.6 * columns, 3.4 * lines), squeeze=False, layout="constrained"
+        lines, columns, figsize=(6.8 * columns, 3.4 * lines), squeeze=False, layout="constrained"
     )
     for panel in panels.flat[len(groups) :]:
         panel.remove()
@@ -174,7 +174,7 @@ def speedups(rows: Sequence[Row]) -> plt.Figure | None:
     panel.grid(axis="x")
     _headed(figure, "Speed-up of efpn_kernels (right of 1x: we are faster)")
     named = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
-    panel.legend(named.values(), named.keys(), ncols=3, loc="upper left", fontsize=8,
+    panel.legend(named.values(), named.keys(), ncols=2, loc="upper left", fontsize=8,
                  bbox_to_anchor=(0, -0.4 / figure.get_figheight()))  # fmt: skip
     return figure
 
