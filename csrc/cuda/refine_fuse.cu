@@ -14,6 +14,11 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kUnroll = 4;
 constexpr int kMostPixels = 512;  // of a block
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kLastBlocks = 3;  // of channels_last on an SM; with four, ptxas spills there
+#else
+constexpr int kLastBlocks = 4;
+#endif
 
 template <class T>
 struct GateApply {
@@ -68,7 +73,7 @@ __device__ __forceinline__ void make_mask(const GateApply<T>& a, MaskTile<Acc<T>
 
 // grid: (pixel tiles, N).
 template <int V, class T>
-__global__ void __launch_bounds__(kThreads, sizeof(T) < 8 ? 4 : 1)
+__global__ void __launch_bounds__(kThreads, sizeof(T) < 8 ? kLastBlocks : 1)
     gate_apply_last_kernel(const GateApply<T> a, const int pixels) {
   using A = Acc<T>;
   __shared__ MaskTile<A, 1> tile;
