@@ -14,7 +14,10 @@ PYTHON = sys.executable
 PYTEST = (PYTHON, "-m", "pytest", "-p", "no:cacheprovider")
 # What needs no GPU, or is built for hours.
 LEFT_OUT = (
-    *("mmdet", "test_cuda_values.py", "test_cuda_build.py", "test_cuda_offsets.py"),
+    "mmdet",
+    "test_cuda_values.py",
+    "test_cuda_build.py",
+    "test_cuda_offsets.py",
     "test_emulator_build.py",
 )
 SANITIZER = "compute-sanitizer"

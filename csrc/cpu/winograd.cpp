@@ -14,7 +14,7 @@
 // second-level cache are alike, and prefetching U gains nothing. Sums of 32 channels in registers
 // cost no more time than sums of 256, and halve the error: 0.8 of the library's (contiguous) where
 // one chain gave 2. The gradient before the refine convolution is formed once, in blocks: it is
-// loaded five times a backward. A training step of the block takes 0.50 / 0.51 of the time that the
+// loaded five times a backward. A training step of the block takes 0.52 / 0.54 of the time that the
 // library takes for its two convolutions (Zen 4, two threads, contiguous / channels_last, 800 x 800
 // pixels), its forward pass 0.52 / 0.53. F(4x4) and F(2x4) break the rule for errors in the
 // contiguous format.
