@@ -25,7 +25,7 @@ FACTOR = 6.0
 """What the error may be beside eager's, where :data:`accuracy.FACTOR` holds by default."""
 
 LEAST_TILES = 25
-"""Of the source: fewer are computed by F(2x2, 3x3)."""
+"""Of the source: fewer are computed as by default."""
 
 SIDES = range(1, 13)
 SIZES = tuple((n and max(n, LEAST_TILES), *rest) for n, *rest in test_winograd.SIZES)
@@ -54,9 +54,11 @@ every_maker = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 
 def is_faster(n: int, height: int, width: int) -> bool:
-    """By products, 36 of a tile of 4 x 4 pixels and 16 of one of 2 x 2, if there are enough of them."""
-    large, small = (n * -(-height // m) * -(-width // m) for m in (4, 2))
-    return large >= LEAST_TILES and 36 * large < 16 * small
+    """By products, if there are enough tiles: 36 of one of 4 x 4 pixels, 20 of 2 x 3, 16 of 2 x 2."""
+    large, wide, small = (
+        n * -(-height // rows) * -(-width // columns) for rows, columns in ((4, 4), (2, 3), (2, 2))
+    )
+    return large >= LEAST_TILES and 36 * large < min(20 * wide, 16 * small)
 
 
 @every_layout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -276,16 +277,28 @@ def test_a_bit_per_activation_is_kept() -> None:
     assert gate.equal(torch.ops.efpn.low_gate_conv(*tensors, True)[0])
 
 
-def test_not_a_number_stays() -> None:
-    problem = refine_problem((1, 8, 8, 12, 12), "contiguous", "gate", True)
-    x = problem.tensors["p_low"].detach().clone()
-    x[0, 3, 5, 6] = float("nan")
-    tensors = {**problem.tensors, "p_low": x.requires_grad_()}
-    out = Problem(
-        problem.functional, problem.reference, tensors, grad_out=problem.grad_out
-    ).fused()["out"]
-    assert out[0, :, 4:7, 5:8].isnan().all()
-    assert not out[0, :, 8:].isnan().any()
+@every_layout
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e37, -3e38])
+def test_what_is_not_finite_stays_where_it_is(layout: str, value: float) -> None:
+    """At every pixel of a map in turn: forward, and backward from the same pixel of the gradient.
+
+    Inside of its reach an infinity may become NaN, and what is beyond a quarter of the largest number too.
+    """
+    problem = refine_problem((1, 4, 4, 7, 9), layout, "gate", True)
+    maps = problem.tensors["p_low"].detach(), problem.grad_out
+    for pixel in itertools.product(range(7), range(9)):
+        changed = [y.clone() for y in maps]
+        for y in changed:
+            y[(0, 1, *pixel)] = value
+        tensors = {**problem.tensors, "p_low": changed[0].requires_grad_()}
+        one = Problem(problem.functional, problem.reference, tensors, grad_out=changed[1])
+        ours, eager = one.fused(), one.eager()
+        y, x = (slice(max(i - 1, 0), i + 2) for i in pixel)
+        for name in ("out", "grad_p_low"):
+            beside = torch.ones(eager[name].shape, dtype=torch.bool)
+            beside[:, :, y, x] = False
+            assert ours[name][beside].isfinite().all(), (name, pixel)
+            assert not ours[name][~eager[name].isfinite()].isfinite().any(), (name, pixel)
 
 
 @pytest.mark.parametrize("instructions", ["portable", "avx2", "avx512"])

@@ -84,6 +84,12 @@ Upsampling<A> upsampling(const Tensor& taps, int64_t H, int64_t W, const std::ve
           taps.size(4), data<A>(taps), bias.data(), gate_weight.data()};
 }
 
+// Rows that are worth a thread.
+template <class A>
+int64_t rows_grain(const Upsampling<A>& u) {
+  return 1 + (1 << 16) / (u.D * u.W + 1);
+}
+
 }  // namespace
 
 Tensor upsampled_gate(const Tensor& taps, const Tensor& bias, const Tensor& gate_weight,
@@ -95,7 +101,7 @@ Tensor upsampled_gate(const Tensor& taps, const Tensor& bias, const Tensor& gate
     const auto bias_values = padded<S>(bias), weight = padded<S>(gate_weight);
     const auto u = upsampling<A>(taps, H, W, bias_values, weight);
     const A gate_bias_value = accumulated<S>(gate_bias)[0];
-    parallel(taps.size(0) * H, 4, [&](int64_t begin, int64_t end) {
+    parallel(taps.size(0) * H, rows_grain(u), [&](int64_t begin, int64_t end) {
       EFPN_CALL(upsampled_gate_rows<A>, u, gate_bias_value, mutable_data<A>(gate), begin, end);
     });
   });
@@ -166,7 +172,7 @@ Tensor upsampled_relu(const Tensor& taps, const Tensor& bias, int64_t H, int64_t
     using S = decltype(zero);
     const auto bias_values = padded<S>(bias);
     const auto u = upsampling<Acc<S>>(taps, H, W, bias_values, {});
-    parallel(taps.size(0) * H, 4, [&](int64_t begin, int64_t end) {
+    parallel(taps.size(0) * H, rows_grain(u), [&](int64_t begin, int64_t end) {
       EFPN_CALL(upsampled_relu_rows<S>, u, Map(out), mutable_data<S>(out), begin, end);
     });
   });

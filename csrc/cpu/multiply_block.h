@@ -16,26 +16,48 @@ constexpr int kShortRows = 4;
 template <class T>
 constexpr int kColumnsOf = kColumnRegisters * Vec<T>::size;
 
+// The factors of a product: a register of b, and an element of a in every lane.
+template <class T>
+struct Factors {
+  using Element = T;
+  using Sum = typename Vec<T>::Native;
+  static EFPN_INLINE Sum column(const T* b) { return load(b).v; }
+  static EFPN_INLINE Sum row(const T* a) { return Vec<T>(*a).v; }
+  static EFPN_INLINE Sum add(Sum sum, Sum row, Sum column) { return sum + row * column; }
+};
+
 // m[r, :] (+)= sum over o, i of a[o * a_outer + r * row_stride + i] b[o * inner + i, :], for
-// i < inner, r < rows; the rows of b and m hold kColumnsOf<T> elements.
-template <int row_stride, int inner, int rows = kRows, class T>
+// i < inner, r < rows; the rows of b and m hold kColumnsOf<T> elements. With `chain`, as many
+// values of o are summed at a time, and these sums then.
+template <class Factor, int row_stride, int inner, int rows = kRows, int chain = 0,
+          class T = typename Factor::Element>
 EFPN_INLINE void multiply_block(int64_t outer, const T* a, int64_t a_outer, const T* b, T* m,
                                 bool accumulate) {
-  using V = typename Vec<T>::Native;
+  using Sum = typename Factor::Sum;
   constexpr int kLanesOf = Vec<T>::size, kColumns = kColumnsOf<T>;
-  V sums[rows][kColumnRegisters] = {};
-  for (int64_t o = 0; o < outer; ++o, a += a_outer) {
-#pragma GCC unroll 2
-    for (int i = 0; i < inner; ++i, b += kColumns) {
-      V column[kColumnRegisters];
+  Sum totals[rows][kColumnRegisters] = {};
+  for (int64_t o = 0; o < outer;) {
+    Sum sums[rows][kColumnRegisters] = {};
+    const int64_t end = chain > 0 && o + chain < outer ? o + chain : outer;
+    for (; o < end; ++o, a += a_outer) {
+#pragma GCC unroll 4
+      for (int i = 0; i < inner; ++i, b += kColumns) {
+        decltype(Factor::column(b)) column[kColumnRegisters];
 #pragma GCC unroll 16
-      for (int j = 0; j < kColumnRegisters; ++j) column[j] = load(b + j * kLanesOf).v;
+        for (int j = 0; j < kColumnRegisters; ++j) column[j] = Factor::column(b + j * kLanesOf);
 #pragma GCC unroll 16
-      for (int r = 0; r < rows; ++r) {
-        const V value = Vec<T>(a[r * row_stride + i]).v;
+        for (int r = 0; r < rows; ++r) {
+          const auto row = Factor::row(a + r * row_stride + i);
 #pragma GCC unroll 16
-        for (int j = 0; j < kColumnRegisters; ++j) sums[r][j] += value * column[j];
+          for (int j = 0; j < kColumnRegisters; ++j)
+            sums[r][j] = Factor::add(sums[r][j], row, column[j]);
+        }
       }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 16
+      for (int j = 0; j < kColumnRegisters; ++j) totals[r][j] += sums[r][j];
     }
   }
 #pragma GCC unroll 16
@@ -43,7 +65,7 @@ EFPN_INLINE void multiply_block(int64_t outer, const T* a, int64_t a_outer, cons
 #pragma GCC unroll 16
     for (int j = 0; j < kColumnRegisters; ++j) {
       T* target = m + r * kColumns + j * kLanesOf;
-      store(target, accumulate ? Vec<T>(sums[r][j]) + load(target) : Vec<T>(sums[r][j]));
+      store(target, accumulate ? Vec<T>(totals[r][j]) + load(target) : Vec<T>(totals[r][j]));
     }
   }
 }

@@ -50,8 +50,9 @@ inline void pointwise_strips(const WinogradInput& in, const WinogradOutput& out,
       for (int64_t k = 0; k < depth; k += kPointwiseDepth) {
         const int64_t rest = depth - k < kPointwiseDepth ? depth - k : kPointwiseDepth;
         for (int64_t t = 0; t < count; t += kRows) {
-          multiply_block<kLanes, kLanes>(rest / kLanes, v + k * strip + t * kLanes, strip * kLanes,
-                                         weight + k * kColumns, m + t * kColumns, k > 0);
+          multiply_block<Factors<float>, kLanes, kLanes>(rest / kLanes, v + k * strip + t * kLanes,
+                                                         strip * kLanes, weight + k * kColumns,
+                                                         m + t * kColumns, k > 0);
         }
       }
       write_map(out, Segment{n, 0, first, 0, count, 1}, d, m, 1, count);
@@ -107,8 +108,8 @@ inline void pointwise_gradient(const WinogradInput& in, const WinogradInput& dy,
         store(bias + d + lane, load(bias + d + lane) + total);
       }
       for (int64_t c = 0; c < rows; c += kRows) {
-        multiply_block<1, 1>(count, v + c, stride, block, sums + d * rows + c * kColumns,
-                             start > first);
+        multiply_block<Factors<float>, 1, 1>(count, v + c, stride, block,
+                                             sums + d * rows + c * kColumns, start > first);
       }
     }
   }

@@ -131,9 +131,9 @@ void product_block(const Matrix<const A>& a, const Acc<A>* b, const Matrix<C>& c
       for (int64_t i = 0; i < panels; ++i, tile += kTile) {
         const Acc<A>* of_a = scratch + i * kRows * kRun;
         if (along) {
-          multiply_block<kRun, 1>(run, of_a, 1, of_b, tile, k > 0);
+          multiply_block<Factors<Acc<A>>, kRun, 1>(run, of_a, 1, of_b, tile, k > 0);
         } else {
-          multiply_block<1, 1>(run, of_a, kRows, of_b, tile, k > 0);
+          multiply_block<Factors<Acc<A>>, 1, 1>(run, of_a, kRows, of_b, tile, k > 0);
         }
       }
     }

@@ -1,28 +1,22 @@
-// Winograd convolutions of the CPU, F(2x2, 3x3) and, in float32, where reduced precision is asked
-// for, F(4x4, 3x3): threads, strips and buffers.
+// Winograd convolutions of the CPU: F(2x3, 3x3), for products of bfloat16 and for maps of a few
+// columns F(2x2, 3x3), and in float32, where reduced precision is asked for, F(4x4, 3x3): threads,
+// strips and buffers. Why these: csrc/derivation.md, section 5.
 //
-// For C = D = 256 and 200 x 200 pixels (47.2 GFLOP directly). Operations: 16 products of 10^4
-// tiles, 21.0 GFLOP. Bytes: 41 MB in, read twice as tile rows overlap; 41 MB out, or 1.3 MB of bits
-// and a gate; V and M, 16/4 of a map each, never leave the second-level cache; U, 4 MB, streams
-// past every strip. Time allowed at sgemm's 315 GFLOP/s (two AVX-512 cores): 67 ms, against the
-// library's 150 to 175. A backward is two such products: 134 ms.
+// For C = D = 256 and 200 x 200 pixels (47.2 GFLOP directly). Operations: 20 products of 6700
+// tiles, 17.6 GFLOP. Bytes: 41 MB in, read twice as tile rows overlap; 41 MB out, or 1.3 MB of bits
+// and a gate; V and M, 20/6 of a map each, never leave the second-level cache; U, 5.2 MB, streams
+// past every strip. Time allowed at the 117 GFLOP/s of multiply-adds in registers (a Zen 4 core):
+// 150 ms in one thread. The gradient of the weights, by F(2x2): 21.0 GFLOP, 179 ms.
 //
-// Measured, one thread's time as a ratio to the library's convolution in the same run (busy
-// machine): gate 0.48 to 0.60, refine 0.56 to 0.62; on AVX2 (the library too) 0.50 and 0.57;
-// backward, to the library's backward, 0.50 to 0.61. Nine tenths of the gate's time is the inner
-// loop of the product; refine adds the first touch of its output. Strips of 0.4 to 0.7 of the
-// second-level cache are alike, and prefetching U gains nothing. Sums of 32 channels in registers
-// cost no more time than sums of 256, and halve the error: 0.8 of the library's (contiguous) where
-// one chain gave 2. The gradient before the refine convolution is formed once, in blocks: it is
-// loaded five times a backward. A training step of the block takes 0.52 / 0.54 of the time that the
-// library takes for its two convolutions (Zen 4, two threads, contiguous / channels_last, 800 x 800
-// pixels), its forward pass 0.52 / 0.53. F(4x4) and F(2x4) break the rule for errors in the
-// contiguous format.
+// Measured (Zen 4, one thread, AVX-512 / AVX2, ms): refine 182 / 192, the gate 174 / 184, with
+// their backwards 417 / 446 and 395 / 418; by F(2x2) 215 / 227, 206 / 219, 450 / 479 and 426 / 446.
+// Strips of 0.4 to 0.7 of the second-level cache are alike, and prefetching U gains nothing. The
+// gradient before the refine convolution is formed once, in blocks: it is loaded five times a
+// backward.
 //
-// F(4x4): 36 products of 2500 tiles, 11.8 GFLOP, 38 ms. V of a tile is 37 KB, so that a strip of
-// one block of rows (14 tiles) fills half of the second-level cache, and U, 9.4 MB, streams past
+// F(4x4): 36 products of 2500 tiles, 11.8 GFLOP, 101 ms. V of a tile is 37 KB, so that a strip of
+// two blocks of rows (14 tiles) fills half of the second-level cache, and U, 9.4 MB, streams past
 // each from the third level: 4.6 bytes a cycle at one multiply-add, a fourth of what that gives.
-// Measured as above: gate 0.26 to 0.29, refine 0.28 to 0.30.
 //
 // Maps of halves are widened while they load. With AVX512-BF16 the factors of bfloat16 maps are
 // rounded and multiplied in pairs, at twice the rate; so are the gradients, but not the low gate.
@@ -32,6 +26,8 @@
 #include "winograd.h"
 
 #include <unistd.h>
+
+#include <atomic>
 
 #include "tensor.h"
 
@@ -68,17 +64,23 @@ int64_t second_level_cache() {
   return bytes;
 }
 
-// Tiles of m x m output pixels.
-int64_t tiles_of(const WinogradInput& in, int64_t m = 2) {
-  return in.N * ((in.H + m - 1) / m) * ((in.W + m - 1) / m);
+template <class Tile>
+int64_t tiles_of(const WinogradInput& in) {
+  constexpr int64_t m = Tile::kHeight, n = Tile::kWidth;
+  return in.N * ((in.H + m - 1) / m) * ((in.W + n - 1) / n);
 }
 
-// Tiles of a strip: their transform fills half of a core's second-level cache, and every thread has
-// two strips at least. No result depends on it.
+template <class Tile>
+int64_t products_of(const WinogradInput& in) {
+  return Tile::kProducts * tiles_of<Tile>(in);
+}
+
+// Tiles of a strip: their transform fills five eighths of a core's second-level cache, and every
+// thread has two strips at least. No result depends on it.
 int64_t strip_tiles(int64_t tiles, int64_t products, int64_t C, const WinogradBlocking& block) {
   const int64_t words = round_up(C, block.lanes) / block.pair + block.columns;
   const int64_t tile_bytes = products * sizeof(float) * words;
-  const int64_t fitting = second_level_cache() / 2 / tile_bytes / block.rows;
+  const int64_t fitting = second_level_cache() * 5 / 8 / tile_bytes / block.rows;
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t shared =
       round_up((tiles + 2 * threads - 1) / (2 * threads), block.rows) / block.rows;
@@ -137,43 +139,58 @@ namespace {
 // Below it the larger weights U take longer to make than the fewer products save.
 constexpr int64_t kLeastLargeTiles = 25;
 
-template <int m>
-void convolve_by_tiles(const WinogradInput& in, const WinogradWeight& weight,
-                       const WinogradOutput& out) {
-  constexpr int64_t products = (m + 2) * (m + 2);
-  const int64_t tiles = tiles_of(in, m);
+// Multiply-adds that are worth a thread: some twenty microseconds.
+constexpr int64_t kLeastWork = 1 << 20;
+
+// Returns whether all that came out of the tiles is finite.
+template <class Tile>
+bool convolve_by(const WinogradInput& in, const WinogradWeight& weight, const WinogradOutput& out) {
+  constexpr int64_t products = Tile::kProducts;
+  const int64_t tiles = tiles_of<Tile>(in);
   const WinogradBlocking block = EFPN_CALL_FOR(in, winograd_blocking);
   const int64_t words = round_up(in.C, block.lanes) / block.pair;
-  const Tensor weights =
-      empty({products * words * round_up(out.D, block.columns)}, ScalarType::Float);
+  const int64_t width = round_up(out.D, block.columns);
+  const Tensor weights = empty({products * words * width}, ScalarType::Float);
   float* const u = mutable_data<float>(weights);
-  parallel(words, 8, [&](int64_t begin, int64_t end) {
-    EFPN_CALL_FOR(in, winograd_weight<m>, weight, begin, end, u);
+  parallel(words, 8 + 64 * block.columns / width, [&](int64_t begin, int64_t end) {
+    EFPN_CALL_FOR(in, winograd_weight<Tile>, weight, begin, end, u);
   });
   const int64_t strip = strip_tiles(tiles, products, in.C, block);
-  const int64_t floats = EFPN_CALL_FOR(in, winograd_scratch<m>, in.C, strip);
-  parallel((tiles + strip - 1) / strip, 1, [&](int64_t begin, int64_t end) {
+  const int64_t floats = EFPN_CALL_FOR(in, winograd_scratch<Tile>, in.C, strip);
+  const int64_t grain = 1 + kLeastWork / (products * words * width * strip + 1);
+  std::atomic<bool> finite = true;
+  parallel((tiles + strip - 1) / strip, grain, [&](int64_t begin, int64_t end) {
     const Buffer scratch = allocate_zeros(floats);
-    EFPN_CALL_FOR(in, winograd_strips<m>, in, out, u, tiles, strip, begin, end, scratch.get());
+    float* const own = scratch.get();
+    if (!EFPN_CALL_FOR(in, winograd_strips<Tile>, in, out, u, tiles, strip, begin, end, own)) {
+      finite = false;
+    }
   });
+  return finite;
 }
 
 }  // namespace
 
 void winograd_convolve(const WinogradInput& in, const WinogradWeight& weight,
                        const WinogradOutput& out, bool reduced) {
-  if (tiles_of(in) == 0) return;
-  reduced = reduced && in.storage == Storage::float32;
-  const int64_t large = tiles_of(in, 4);
-  if (reduced && large >= kLeastLargeTiles && 36 * large < 16 * tiles_of(in)) {
-    return convolve_by_tiles<4>(in, weight, out);
+  const int64_t small = products_of<SmallTile>(in), wide = products_of<WideTile>(in);
+  if (small == 0) return;
+  const bool large =
+      reduced && in.storage == Storage::float32 && tiles_of<LargeTile>(in) >= kLeastLargeTiles;
+  if (large && products_of<LargeTile>(in) < std::min(small, wide)) {
+    convolve_by<LargeTile>(in, weight, out);
+    return;
   }
-  convolve_by_tiles<2>(in, weight, out);
+  // In small tiles NaN and infinity stay where a direct convolution has them; wide ones spread
+  // them.
+  if (wide < small && !multiplies_bf16(in) && convolve_by<WideTile>(in, weight, out)) return;
+  convolve_by<SmallTile>(in, weight, out);
 }
 
 void winograd_weight_gradient(const WinogradInput& in, const WinogradInput& dy,
                               const WinogradWeight& weight, float* grad, float* bias) {
-  const int64_t tiles = tiles_of(in), width = round_up(dy.C, winograd_blocking().columns);
+  const int64_t tiles = tiles_of<SmallTile>(in),
+                width = round_up(dy.C, winograd_blocking().columns);
   const int64_t wanted = std::clamp<int64_t>(tiles / kLeastTilesOfChunk, 1, kMostChunks);
   const int64_t chunk = round_up((tiles + wanted - 1) / wanted, kLeastTilesOfChunk);
   const int64_t chunks = tiles ? (tiles + chunk - 1) / chunk : 0;

@@ -59,6 +59,15 @@ struct WinogradWeight {
   int64_t stride_k, stride_d, stride_y, stride_x;
 };
 
+// The output pixels of a tile: F(height x width, 3x3).
+template <int height, int width>
+struct Tile {
+  static constexpr int kHeight = height, kWidth = width, kProducts = (height + 2) * (width + 2);
+};
+using SmallTile = Tile<2, 2>;
+using WideTile = Tile<2, 3>;
+using LargeTile = Tile<4, 4>;
+
 // The register blocking of an instruction set.
 struct WinogradBlocking {
   int64_t lanes;    // channels of a register

@@ -9,9 +9,9 @@ namespace EFPN_ISA {
 // numbers `start`.. count from the beginning of the strip that the segment is part of.
 struct Segment {
   int64_t n, y, x, start, count;
-  int outputs;  // pixels of a tile's side
+  int columns;  // pixels of a tile's width
 
-  int64_t width() const { return outputs * count; }
+  int64_t width() const { return columns * count; }
 };
 
 // All rows of a segment's output: y[row][column][kColumns], columns < width().

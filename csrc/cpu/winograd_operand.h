@@ -29,40 +29,19 @@ EFPN_INLINE void store_term(float* words, int64_t t, int64_t stride, F x) {
   store(word, F((F::Native)pair));
 }
 
-// multiply_block of words.
-template <int row_stride, int inner, int rows = kRows>
-EFPN_INLINE void multiply_words(int64_t outer, const float* a, int64_t a_outer, const float* b,
-                                float* m, bool accumulate) {
-  __m512 sums[rows][kColumnRegisters] = {};
-  for (int64_t o = 0; o < outer; ++o, a += a_outer) {
-#pragma GCC unroll 2
-    for (int i = 0; i < inner; ++i, b += kColumns) {
-      __m512bh column[kColumnRegisters];
-#pragma GCC unroll 16
-      for (int j = 0; j < kColumnRegisters; ++j) {
-        column[j] = (__m512bh)_mm512_loadu_si512(b + j * kLanes);
-      }
-#pragma GCC unroll 16
-      for (int r = 0; r < rows; ++r) {
-        int32_t pair;
-        std::memcpy(&pair, a + r * row_stride + i, sizeof(pair));
-        const __m512bh value = (__m512bh)_mm512_set1_epi32(pair);
-#pragma GCC unroll 16
-        for (int j = 0; j < kColumnRegisters; ++j) {
-          sums[r][j] = _mm512_dpbf16_ps(sums[r][j], value, column[j]);
-        }
-      }
-    }
+struct WordFactors {
+  using Element = float;
+  using Sum = __m512;
+  static EFPN_INLINE __m512bh column(const float* b) { return (__m512bh)_mm512_loadu_si512(b); }
+  static EFPN_INLINE __m512bh row(const float* a) {
+    int32_t pair;
+    std::memcpy(&pair, a, sizeof(pair));
+    return (__m512bh)_mm512_set1_epi32(pair);
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 16
-    for (int j = 0; j < kColumnRegisters; ++j) {
-      float* target = m + r * kColumns + j * kLanes;
-      store(target, accumulate ? F(sums[r][j]) + load(target) : F(sums[r][j]));
-    }
+  static EFPN_INLINE __m512 add(__m512 sum, __m512bh row, __m512bh column) {
+    return _mm512_dpbf16_ps(sum, row, column);
   }
-}
+};
 
 #else
 
@@ -73,11 +52,7 @@ EFPN_INLINE void store_term(float* words, int64_t t, int64_t stride, F x) {
   store(words + t * stride, x);
 }
 
-template <int row_stride, int inner, int rows = kRows>
-EFPN_INLINE void multiply_words(int64_t outer, const float* a, int64_t a_outer, const float* b,
-                                float* m, bool accumulate) {
-  multiply_block<row_stride, inner, rows>(outer, a, a_outer, b, m, accumulate);
-}
+using WordFactors = Factors<float>;
 
 #endif
 

@@ -137,8 +137,8 @@ FAULTS = (
     ),
     (
         CPU + "winograd.cpp",
-        "if (reduced && large >= kLeastLargeTiles && 36 * large < 16 * tiles_of(in)) {",
-        "if (reduced && large >= kLeastLargeTiles) {",
+        "if (large && products_of<LargeTile>(in) < std::min(small, wide)) {",
+        "if (large && products_of<LargeTile>(in) < small) {",
         LARGE_TILES,
     ),
     (
@@ -154,16 +154,40 @@ FAULTS = (
         WINOGRAD,
     ),
     (
-        CPU + "winograd_large.h",
-        "kInputScale = 0.125f, kOutputScale = 8.0f;",
-        "kInputScale = 1.0f, kOutputScale = 1.0f;",
+        CPU + "winograd_transform.h",
+        "input_scale = 0.125f, output_scale = 8.0f;",
+        "input_scale = 1.0f, output_scale = 1.0f;",
         LARGE_TILES,
     ),
     (
-        CPU + "winograd_large.h",
-        "d[4] = even_b - F(kB) * odd_b;",
-        "d[4] = even_b - F(kA) * odd_b;",
+        CPU + "winograd_transform.h",
+        "d[4] = even_b - F(P::b) * odd_b;",
+        "d[4] = even_b - F(P::a) * odd_b;",
         LARGE_TILES,
+    ),
+    (
+        CPU + "winograd_transform.h",
+        "d[3] = even_b - F(P::b) * odd_b;\n}\ntemplate <bool scaled>\nEFPN_INLINE void transform_input(F (&d)[6])",
+        "d[3] = even_b - F(P::a) * odd_b;\n}\ntemplate <bool scaled>\nEFPN_INLINE void transform_input(F (&d)[6])",
+        WINOGRAD,
+    ),
+    (
+        CPU + "winograd_transform.h",
+        "input_scale = 0.5f, output_scale = 2.0f;",
+        "input_scale = 1.0f, output_scale = 1.0f;",
+        WINOGRAD,
+    ),
+    (
+        CPU + "winograd_kernels.h",
+        "kChain = kPair == 1 ? 16 / kLanes : 0;",
+        "kChain = 0;",
+        WINOGRAD,
+    ),
+    (
+        CPU + "winograd_kernels.h",
+        "return sum(zeros) == 0.0f;",
+        "return true;",
+        WINOGRAD,
     ),
     (
         CPU + "winograd.cpp",
