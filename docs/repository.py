@@ -21,6 +21,7 @@ PATTERNS = (
     "integration/README.md",
     "integration/*.jpg",
     "benchmarks/kernels/thread_split.md",
+    "benchmarks/kernels/winograd_tiles.md",
     "benchmarks/results/*/*.md",
     "benchmarks/results/*/*.png",
     "benchmarks/results/*/d*.json",
