@@ -278,7 +278,7 @@ def test_a_bit_per_activation_is_kept() -> None:
 
 
 @every_layout
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e37, -3e38])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 8e37, -3e38])
 def test_what_is_not_finite_stays_where_it_is(layout: str, value: float) -> None:
     """At every pixel of a map in turn: forward, and backward from the same pixel of the gradient.
 
@@ -296,7 +296,7 @@ def test_what_is_not_finite_stays_where_it_is(layout: str, value: float) -> None
         y, x = (slice(max(i - 1, 0), i + 2) for i in pixel)
         for name in ("out", "grad_p_low"):
             beside = torch.ones(eager[name].shape, dtype=torch.bool)
-            beside[:, :, y, x] = False
+            beside[:, :, y, x] = abs(value) < torch.finfo(torch.float32).max / 4
             assert ours[name][beside].isfinite().all(), (name, pixel)
             assert not ours[name][~eager[name].isfinite()].isfinite().any(), (name, pixel)
 

@@ -39,7 +39,7 @@ def test_the_error_is_that_of_the_kernel(problem, reduced, tile) -> None:
     kernel = torch.ops.efpn.refine_conv(*arguments)[0]
     computed = convolve(x, weight, tile, SUMS["of 16, these by 8"]).relu()
     ratio = (kernel - exact).norm() / (computed - exact).norm()
-    assert 0.9 < ratio < 1.1
+    assert 0.9 < ratio < 1.2  # 1.1 without fused multiply-adds; beside F(2x2)'s it would be 1.3
 
 
 @pytest.mark.parametrize("line", [THREE, FOUR], ids=lambda line: f"{line.outputs}")

@@ -87,7 +87,7 @@ Upsampling<A> upsampling(const Tensor& taps, int64_t H, int64_t W, const std::ve
 // Rows that are worth a thread.
 template <class A>
 int64_t rows_grain(const Upsampling<A>& u) {
-  return 1 + (1 << 16) / (u.D * u.W + 1);
+  return 1 + kLeastWork / (u.D * u.W + 1);
 }
 
 }  // namespace

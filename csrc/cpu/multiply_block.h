@@ -59,6 +59,7 @@ EFPN_INLINE void multiply_block(int64_t outer, const T* a, int64_t a_outer, cons
 #pragma GCC unroll 16
       for (int j = 0; j < kColumnRegisters; ++j) totals[r][j] += sums[r][j];
     }
+    if constexpr (chain == 0) break;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < rows; ++r) {

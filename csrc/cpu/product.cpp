@@ -23,8 +23,6 @@ namespace {
 
 int64_t ceil_div(int64_t n, int64_t unit) { return (n + unit - 1) / unit; }
 
-// Multiplications that are worth a thread.
-constexpr int64_t kLeastWork = 1 << 17;
 // A block of the result with what it reads of a fits the second-level cache.
 constexpr int64_t kBlockPanels = 8, kBlockColumns = 256;
 

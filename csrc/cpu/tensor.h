@@ -148,6 +148,9 @@ struct GateGradient {
   }
 };
 
+// Multiply-adds that are worth a thread.
+constexpr int64_t kLeastWork = 1 << 17;
+
 // Splits [0, n) over the threads, at least `grain` each. Work items must not depend on the split.
 template <class F>
 void parallel(int64_t n, int64_t grain, const F& f) {

@@ -139,9 +139,6 @@ namespace {
 // Below it the larger weights U take longer to make than the fewer products save.
 constexpr int64_t kLeastLargeTiles = 25;
 
-// Multiply-adds that are worth a thread: some twenty microseconds.
-constexpr int64_t kLeastWork = 1 << 20;
-
 // Returns whether all that came out of the tiles is finite.
 template <class Tile>
 bool convolve_by(const WinogradInput& in, const WinogradWeight& weight, const WinogradOutput& out) {
@@ -152,7 +149,7 @@ bool convolve_by(const WinogradInput& in, const WinogradWeight& weight, const Wi
   const int64_t width = round_up(out.D, block.columns);
   const Tensor weights = empty({products * words * width}, ScalarType::Float);
   float* const u = mutable_data<float>(weights);
-  parallel(words, 8 + 64 * block.columns / width, [&](int64_t begin, int64_t end) {
+  parallel(words, 1 + kLeastWork / (8 * products * width), [&](int64_t begin, int64_t end) {
     EFPN_CALL_FOR(in, winograd_weight<Tile>, weight, begin, end, u);
   });
   const int64_t strip = strip_tiles(tiles, products, in.C, block);

@@ -7,9 +7,9 @@
 // the product of x - p over the points, a row of B' holds the coefficients of f(x) / (x - p) (of f
 // for infinity), a row of G those of (1, p, p^2) / f'(p), a column of A' 1, p, p^2, ...
 //
-// V is scaled by 1/2 or 1/8 and the output by 2 or 8: then V, U and M stay below the bounds that
-// F(2x2) has (4 and 9/4 times the largest |d| and |g|, 9 C times their product), as B' B and G' G
-// alone do not.
+// For 4 x 4 pixels V is scaled by 1/8 and the output by 8: then V, U and M stay below the bounds
+// that F(2x2) has (4 and 9/4 times the largest |d| and |g|, 9 C times their product), as B' B and
+// G' G alone do not. For 2 x 3 what overflows is computed by F(2x2).
 //
 // Operations of a tile and register: B' d B 52 for 2 x 3 pixels and 10 times 12 to 15 for 4 x 4,
 // A' M A 38 and 10 times 12, beside 20 or 36 times K or D multiply-adds of the product.
@@ -21,13 +21,24 @@ struct Points;
 template <>
 struct Points<3> {
   static constexpr float a = 0.375f, b = 1.25f, a2 = a * a, b2 = b * b;
-  static constexpr float input_scale = 0.5f, output_scale = 2.0f;
 };
 template <>
 struct Points<4> {
   static constexpr float a = 0.625f, b = 1.5f, a2 = a * a, b2 = b * b;
   static constexpr float input_scale = 0.125f, output_scale = 8.0f;
 };
+
+// (x^2 - b^2)(x +- a) and (x^2 - a^2)(x +- b) with d[i] for the powers of x; of d[2] and d[3] what
+// is given is scaled by s already.
+template <class P>
+EFPN_INLINE void transform_pairs(F d0, F d1, F d2, F d3, float s, F* v) {
+  const F even_a = d3 - F(s * P::b2) * d1, odd_a = d2 - F(s * P::b2) * d0;
+  const F even_b = d3 - F(s * P::a2) * d1, odd_b = d2 - F(s * P::a2) * d0;
+  v[0] = even_a + F(P::a) * odd_a;
+  v[1] = even_a - F(P::a) * odd_a;
+  v[2] = even_b + F(P::b) * odd_b;
+  v[3] = even_b - F(P::b) * odd_b;
+}
 
 // B' d, times the input's scale if `scaled`.
 template <bool scaled>
@@ -41,16 +52,8 @@ EFPN_INLINE void transform_input(F (&d)[4]) {
 template <bool scaled>
 EFPN_INLINE void transform_input(F (&d)[5]) {
   using P = Points<3>;
-  static_assert(scaled, "the rows of F(2x3)");
-  constexpr float s = P::input_scale;
-  const F d2 = F(s) * d[2], d3 = F(s) * d[3], d4 = F(s) * d[4];
-  const F even_a = d3 - F(s * P::b2) * d[1], odd_a = d2 - F(s * P::b2) * d[0];
-  const F even_b = d3 - F(s * P::a2) * d[1], odd_b = d2 - F(s * P::a2) * d[0];
-  d[4] = (d4 - F(P::a2 + P::b2) * d2) + F(s * P::a2 * P::b2) * d[0];
-  d[0] = even_a + F(P::a) * odd_a;
-  d[1] = even_a - F(P::a) * odd_a;
-  d[2] = even_b + F(P::b) * odd_b;
-  d[3] = even_b - F(P::b) * odd_b;
+  d[4] = (d[4] - F(P::a2 + P::b2) * d[2]) + F(P::a2 * P::b2) * d[0];
+  transform_pairs<P>(d[0], d[1], d[2], d[3], 1.0f, d);
 }
 template <bool scaled>
 EFPN_INLINE void transform_input(F (&d)[6]) {
@@ -58,14 +61,9 @@ EFPN_INLINE void transform_input(F (&d)[6]) {
   constexpr float s = scaled ? P::input_scale : 1.0f;
   const F d3 = scaled ? F(s) * d[3] : d[3], d4 = scaled ? F(s) * d[4] : d[4];
   const F d5 = scaled ? F(s) * d[5] : d[5];
-  const F even_a = d4 - F(s * P::b2) * d[2], odd_a = d3 - F(s * P::b2) * d[1];
-  const F even_b = d4 - F(s * P::a2) * d[2], odd_b = d3 - F(s * P::a2) * d[1];
   d[0] = (d4 - F(s * (P::a2 + P::b2)) * d[2]) + F(s * P::a2 * P::b2) * d[0];
   d[5] = (d5 - F(P::a2 + P::b2) * d3) + F(s * P::a2 * P::b2) * d[1];
-  d[1] = even_a + F(P::a) * odd_a;
-  d[2] = even_a - F(P::a) * odd_a;
-  d[3] = even_b + F(P::b) * odd_b;
-  d[4] = even_b - F(P::b) * odd_b;
+  transform_pairs<P>(d[1], d[2], d3, d4, s, d + 1);
 }
 
 // A' m, times the output's scale if `scaled`.
@@ -77,13 +75,11 @@ EFPN_INLINE void transform_output(const F (&m)[4], F (&y)[2]) {
 template <bool scaled>
 EFPN_INLINE void transform_output(const F (&m)[5], F (&y)[3]) {
   using P = Points<3>;
-  static_assert(scaled, "the rows of F(2x3)");
-  constexpr float s = P::output_scale;
   const F sum_a = m[0] + m[1], difference_a = m[0] - m[1];
   const F sum_b = m[2] + m[3], difference_b = m[2] - m[3];
-  y[0] = F(s) * (sum_a + sum_b);
-  y[1] = F(s * P::a) * difference_a + F(s * P::b) * difference_b;
-  y[2] = (F(s) * m[4] + F(s * P::a2) * sum_a) + F(s * P::b2) * sum_b;
+  y[0] = sum_a + sum_b;
+  y[1] = F(P::a) * difference_a + F(P::b) * difference_b;
+  y[2] = (m[4] + F(P::a2) * sum_a) + F(P::b2) * sum_b;
 }
 template <bool scaled>
 EFPN_INLINE void transform_output(const F (&m)[6], F (&y)[4]) {

@@ -11,22 +11,26 @@ struct Weights<2> {
 };
 template <>
 struct Weights<3> {
-  static constexpr double a = Points<3>::a, b = Points<3>::b;
-  static constexpr double at_a = 2 * a * (a * a - b * b), at_b = 2 * b * (b * b - a * a);
-  static constexpr double g[5][3] = {{1 / at_a, a / at_a, a* a / at_a},
-                                     {-1 / at_a, a / at_a, -a* a / at_a},
-                                     {1 / at_b, b / at_b, b* b / at_b},
-                                     {-1 / at_b, b / at_b, -b* b / at_b},
+  static constexpr double a = Points<3>::a, b = Points<3>::b, a2 = Points<3>::a2,
+                          b2 = Points<3>::b2;
+  static constexpr double at_a = 2 * a * (a2 - b2), at_b = 2 * b * (b2 - a2);
+  static constexpr double g[5][3] = {{1 / at_a, a / at_a, a2 / at_a},
+                                     {-1 / at_a, a / at_a, -a2 / at_a},
+                                     {1 / at_b, b / at_b, b2 / at_b},
+                                     {-1 / at_b, b / at_b, -b2 / at_b},
                                      {0, 0, 1}};
 };
 template <>
 struct Weights<4> {
-  static constexpr double a = Points<4>::a, b = Points<4>::b;
-  static constexpr double at_a = 2 * a * a * (a * a - b * b), at_b = 2 * b * b * (b * b - a * a);
-  static constexpr double g[6][3] = {
-      {1 / (a * a * b * b), 0, 0},        {1 / at_a, a / at_a, a* a / at_a},
-      {1 / at_a, -a / at_a, a* a / at_a}, {1 / at_b, b / at_b, b* b / at_b},
-      {1 / at_b, -b / at_b, b* b / at_b}, {0, 0, 1}};
+  static constexpr double a = Points<4>::a, b = Points<4>::b, a2 = Points<4>::a2,
+                          b2 = Points<4>::b2;
+  static constexpr double at_a = 2 * a2 * (a2 - b2), at_b = 2 * b2 * (b2 - a2);
+  static constexpr double g[6][3] = {{1 / (a2 * b2), 0, 0},
+                                     {1 / at_a, a / at_a, a2 / at_a},
+                                     {1 / at_a, -a / at_a, a2 / at_a},
+                                     {1 / at_b, b / at_b, b2 / at_b},
+                                     {1 / at_b, -b / at_b, b2 / at_b},
+                                     {0, 0, 1}};
 };
 
 // The weights of the input channel k, zeros where there is none, for the output channels d..

@@ -161,20 +161,14 @@ FAULTS = (
     ),
     (
         CPU + "winograd_transform.h",
-        "d[4] = even_b - F(P::b) * odd_b;",
-        "d[4] = even_b - F(P::a) * odd_b;",
+        "v[3] = even_b - F(P::b) * odd_b;",
+        "v[3] = even_b - F(P::a) * odd_b;",
         LARGE_TILES,
     ),
     (
         CPU + "winograd_transform.h",
-        "d[3] = even_b - F(P::b) * odd_b;\n}\ntemplate <bool scaled>\nEFPN_INLINE void transform_input(F (&d)[6])",
-        "d[3] = even_b - F(P::a) * odd_b;\n}\ntemplate <bool scaled>\nEFPN_INLINE void transform_input(F (&d)[6])",
-        WINOGRAD,
-    ),
-    (
-        CPU + "winograd_transform.h",
-        "input_scale = 0.5f, output_scale = 2.0f;",
-        "input_scale = 1.0f, output_scale = 1.0f;",
+        "y[2] = (m[4] + F(P::a2) * sum_a)",
+        "y[2] = (m[4] + F(P::b2) * sum_a)",
         WINOGRAD,
     ),
     (
