@@ -112,9 +112,13 @@ def test_bits_do_not_depend_on_the_format(make: Maker, size: Size) -> None:
 
 
 @every_maker
-def test_nothing_overflows_inside(make: Maker) -> None:
-    """Values near float32's largest and weights near its smallest: a transform without its scale passes the one."""
-    problem = make((3, 4, 4, 12, 12), "contiguous", 0, True)
+@pytest.mark.parametrize("reduced", [True, False], ids=["reduced", "default"])
+def test_nothing_overflows_inside(make: Maker, reduced: bool) -> None:
+    """Values near float32's largest and weights near its smallest: a transform without its scale passes the one.
+
+    So do the tiles of the default, in whose place smaller ones are taken then.
+    """
+    problem = make((3, 4, 4, 12, 12), "contiguous", 0, reduced)
     x = torch.finfo(torch.float32).max / 4.5 * problem.tensors["p_low"].detach().sign()
     weight = problem.tensors["weight"].detach() * 1e-38
     tensors = {**problem.tensors, "p_low": x, "weight": weight}
