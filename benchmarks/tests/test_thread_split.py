@@ -40,23 +40,51 @@ for name in ("contiguous", "channels_last"):
             print(direction, name, threads, *sorted({loop.name for loop in real.loops}))
 """
 
+TINY = """
+from benchmarks.kernels.thread_split import Probe, block_calls
+from benchmarks.shapes import NeckShape
 
-@pytest.mark.skipif(not CPU_LIBRARY, reason="the CPU library is not built")
-@pytest.mark.skipif(sys.platform != "linux", reason="needs LD_PRELOAD")
-def test_imitated_threads_get_the_parts_of_real_ones() -> None:
+probe = Probe()
+for gates in (1, 8):
+    shape = NeckShape("tiny", 1, 8, 8, 1, 1, channels=8, hidden=8, gate_channels=gates)
+    for name in ("contiguous", "channels_last"):
+        for direction, call in block_calls(shape, name).items():
+            for loop in probe.split(call, 8).loops:
+                print(direction, name, loop.name, len(loop.parts))
+"""
+
+needs_probe = pytest.mark.skipif(
+    not CPU_LIBRARY or sys.platform != "linux", reason="needs the CPU library and LD_PRELOAD"
+)
+
+
+def lines_of(program: str) -> list[str]:
+    """What it prints with the probe in front of the library."""
     thread_split.build()
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program],
         cwd=ROOT,
         env=thread_split.environment(),
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    lines = done.stdout.splitlines()
+    return done.stdout.splitlines()
+
+
+@needs_probe
+def test_imitated_threads_get_the_parts_of_real_ones() -> None:
+    lines = lines_of(PROGRAM)
     assert len(lines) == 2 * 2 * 4
     assert "upsampled_gate" in lines[0]
     assert "upsampled_gate_backward" in lines[-1]
+
+
+@needs_probe
+def test_a_tiny_map_is_not_worth_a_second_thread() -> None:
+    lines = lines_of(TINY)
+    assert len(lines) > 100
+    assert [line for line in lines if not line.endswith(" 1")] == []
 
 
 def test_a_table_of_known_loops() -> None:

@@ -39,20 +39,21 @@ constexpr int64_t kPoolChannels = 64;
 template <class S>
 void pool(const Map& m, const S* x, S* pooled, int32_t* index) {
   if (!m.channels_last) {
-    return parallel(m.N * m.C, 8, [&](int64_t begin, int64_t end) {
+    return parallel(m.N * m.C, kWorkOfElement * m.pixels(), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         EFPN_CALL(pool_plane<S>, x + i * m.pixels(), m.pixels(), pooled + i, index + i);
       }
     });
   }
   const int64_t blocks = (m.C + kPoolChannels - 1) / kPoolChannels;
-  parallel(m.N * blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t n = i / blocks, c = i % blocks * kPoolChannels;
-      EFPN_CALL(pool_channels<S>, x + n * m.pixels() * m.C, m.pixels(), m.C, c,
-                std::min(c + kPoolChannels, m.C), pooled + n * m.C, index + n * m.C);
-    }
-  });
+  parallel(m.N * blocks, kWorkOfElement * kPoolChannels * m.pixels(),
+           [&](int64_t begin, int64_t end) {
+             for (int64_t i = begin; i < end; ++i) {
+               const int64_t n = i / blocks, c = i % blocks * kPoolChannels;
+               EFPN_CALL(pool_channels<S>, x + n * m.pixels() * m.C, m.pixels(), m.C, c,
+                         std::min(c + kPoolChannels, m.C), pooled + n * m.C, index + n * m.C);
+             }
+           });
 }
 
 }  // namespace
@@ -70,7 +71,7 @@ std::tuple<Tensor, Tensor, Tensor> pooled_context(const Tensor& p_high, const Te
     pool(m, data<S>(p_high), mutable_data<S>(pooled), mutable_data<int32_t>(index));
     const auto bias_values = accumulated<S>(bias);
     for (int64_t n = 0; n < m.N; ++n) {
-      parallel(D, 32, [&](int64_t begin, int64_t end) {
+      parallel(D, 16 * m.C, [&](int64_t begin, int64_t end) {
         EFPN_CALL(project<S>, data<S>(weight), bias_values.data(), data<S>(pooled) + n * m.C, m.C,
                   mutable_data<Acc<S>>(context) + n * D, begin, end);
       });
@@ -105,7 +106,7 @@ std::tuple<Tensor, Tensor> pooled_context_backward(const Tensor& grad_context,
                                 data<S>(weight),
                                 mutable_data<A>(grad_weight),
                                 grad_pooled.data()};
-    parallel(m.C, 32,
+    parallel(m.C, 16 * m.N * D,
              [&](int64_t begin, int64_t end) { EFPN_CALL(project_backward<S>, a, begin, end); });
     S* grad = mutable_data<S>(grad_p_high);
     for (int64_t i = 0; i < m.N * m.C; ++i) {

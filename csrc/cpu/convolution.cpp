@@ -85,7 +85,7 @@ Tensor scale_by_gate_weight(const Tensor& weight, const Tensor& border, const Te
   const WinogradWeight w = weight_of(weight), g = weight_of(grad_weight);
   float* const grad = mutable_data<float>(grad_weight);
   float* const sums = mutable_data<float>(grad_border);
-  parallel(D, 4, [&](int64_t begin, int64_t end) {
+  parallel(D, 8 * 9 * (C + N), [&](int64_t begin, int64_t end) {
     for (int64_t d = begin; d < end; ++d) {
       const float scale = data<float>(gate_weight)[d];
       double total = 0;

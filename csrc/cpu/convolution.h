@@ -21,7 +21,7 @@ inline Storage storage_of(const Tensor& x) {
 
 template <class S>
 void widen(const Tensor& x, float* to) {
-  parallel(x.numel(), 1 << 15, [&](int64_t begin, int64_t end) {
+  parallel(x.numel(), 4, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) to[i] = static_cast<float>(data<S>(x)[i]);
   });
 }

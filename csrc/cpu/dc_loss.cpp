@@ -60,7 +60,7 @@ template <class S>
 DCLossSums run(const DCLossArguments<S>& arguments, int64_t numel) {
   const int64_t blocks = (numel + kBlock - 1) / kBlock;
   std::vector<DCLossSums> partial(blocks);
-  parallel(blocks, 2, [&](int64_t begin, int64_t end) {
+  parallel(blocks, 8 * kBlock, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       const int64_t first = b * kBlock, last = std::min(first + kBlock, numel);
       partial[b] = EFPN_CALL(dc_loss_range<S>, arguments, first, last);

@@ -84,12 +84,6 @@ Upsampling<A> upsampling(const Tensor& taps, int64_t H, int64_t W, const std::ve
           taps.size(4), data<A>(taps), bias.data(), gate_weight.data()};
 }
 
-// Rows that are worth a thread.
-template <class A>
-int64_t rows_grain(const Upsampling<A>& u) {
-  return 1 + kLeastWork / (u.D * u.W + 1);
-}
-
 }  // namespace
 
 Tensor upsampled_gate(const Tensor& taps, const Tensor& bias, const Tensor& gate_weight,
@@ -101,7 +95,7 @@ Tensor upsampled_gate(const Tensor& taps, const Tensor& bias, const Tensor& gate
     const auto bias_values = padded<S>(bias), weight = padded<S>(gate_weight);
     const auto u = upsampling<A>(taps, H, W, bias_values, weight);
     const A gate_bias_value = accumulated<S>(gate_bias)[0];
-    parallel(taps.size(0) * H, rows_grain(u), [&](int64_t begin, int64_t end) {
+    parallel(taps.size(0) * H, u.D * u.W, [&](int64_t begin, int64_t end) {
       EFPN_CALL(upsampled_gate_rows<A>, u, gate_bias_value, mutable_data<A>(gate), begin, end);
     });
   });
@@ -110,13 +104,13 @@ Tensor upsampled_gate(const Tensor& taps, const Tensor& bias, const Tensor& gate
 
 namespace {
 
-// Calls f(image, first, last, sums) for every image and block of channels, and returns the sums of
-// all images: [2, D], of the gradients of the bias and of the gate's weight.
+// Calls f(image, first, last, sums) for every image and block of channels of a map, and returns the
+// sums of all images: [2, D], of the gradients of the bias and of the gate's weight.
 template <class F>
-std::vector<double> for_each_block(int64_t N, int64_t D, const F& f) {
+std::vector<double> for_each_block(int64_t N, int64_t D, int64_t pixels, const F& f) {
   const int64_t blocks = blocks_of(D);
   std::vector<double> sums(N * blocks * 2 * kBlock), total(2 * D);
-  parallel(N * blocks, 1, [&](int64_t begin, int64_t end) {
+  parallel(N * blocks, kBlock * pixels, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = i % blocks * kBlock;
       f(i / blocks, first, std::min(first + kBlock, D), sums.data() + i * 2 * kBlock);
@@ -154,7 +148,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> upsampled_gate_backward(const Tensor&
     const auto bias_values = padded<S>(bias), weight = padded<S>(gate_weight);
     const auto u = upsampling<A>(taps, gate.size(2), gate.size(3), bias_values, weight);
     const auto total = for_each_block(
-        taps.size(0), D, [&](int64_t image, int64_t first, int64_t last, double* sums) {
+        taps.size(0), D, u.H * u.W, [&](int64_t image, int64_t first, int64_t last, double* sums) {
           EFPN_CALL(upsampled_gate_backward_block<A>, u, logit.values.data(), image, first, last,
                     mutable_data<A>(grad_taps), sums);
         });
@@ -172,7 +166,7 @@ Tensor upsampled_relu(const Tensor& taps, const Tensor& bias, int64_t H, int64_t
     using S = decltype(zero);
     const auto bias_values = padded<S>(bias);
     const auto u = upsampling<Acc<S>>(taps, H, W, bias_values, {});
-    parallel(taps.size(0) * H, rows_grain(u), [&](int64_t begin, int64_t end) {
+    parallel(taps.size(0) * H, u.D * u.W, [&](int64_t begin, int64_t end) {
       EFPN_CALL(upsampled_relu_rows<S>, u, Map(out), mutable_data<S>(out), begin, end);
     });
   });
@@ -189,8 +183,8 @@ std::tuple<Tensor, Tensor> upsampled_relu_backward(const Tensor& grad, const Ten
     using A = Acc<S>;
     const auto bias_values = padded<S>(bias);
     const auto u = upsampling<A>(taps, m.H, m.W, bias_values, {});
-    const auto total =
-        for_each_block(m.N, m.C, [&](int64_t image, int64_t first, int64_t last, double* sums) {
+    const auto total = for_each_block(
+        m.N, m.C, m.pixels(), [&](int64_t image, int64_t first, int64_t last, double* sums) {
           EFPN_CALL(upsampled_relu_backward_block<S>, u, m, data<S>(grad), image, first, last,
                     mutable_data<A>(grad_taps), sums);
         });

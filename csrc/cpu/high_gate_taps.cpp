@@ -44,7 +44,7 @@ Matrix<E> transposed(Matrix<E> m) {
 template <class E>
 void copy_rows(const Matrix<const E>& from, const Matrix<E>& to) {
   const int64_t D = from.rows.size() / 9, C = from.columns.size();
-  parallel(D, 1 + (1 << 12) / (9 * C + 1), [&](int64_t begin, int64_t end) {
+  parallel(D, kWorkOfElement * 9 * C, [&](int64_t begin, int64_t end) {
     for (int64_t d = begin; d < end; ++d) {
       for (int64_t i = d; i < 9 * D; i += D) {
         const E* source = from.data + from.rows[i];

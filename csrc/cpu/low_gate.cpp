@@ -146,7 +146,7 @@ Tensor border_bias(const Tensor& context, const Tensor& weight, const Tensor& bi
     const auto bias_values = accumulated<S>(bias);
     const auto a = border_arguments<S>(context, weight, bias_values.data(), H, W);
     for (int64_t n = 0; n < a.N; ++n) {
-      parallel(a.D, 16, [&](int64_t begin, int64_t end) {
+      parallel(a.D, 4 * 9 * a.C, [&](int64_t begin, int64_t end) {
         EFPN_CALL(border_bias_channels<S>, a, data<Acc<S>>(context) + n * a.C,
                   mutable_data<Acc<S>>(border) + n * 9 * a.D, begin, end);
       });
@@ -174,7 +174,7 @@ std::tuple<Tensor, Tensor, Tensor> border_bias_backward(const Tensor& grad_borde
       EFPN_CALL(border_taps_backward<A>, of_image, D, H, W, grad_taps.data() + n * 9 * D);
       for (int64_t i = 0; i < 9 * D; ++i) grad_bias_total[i % D] += of_image[i];
     }
-    parallel(C, 8, [&](int64_t begin, int64_t end) {
+    parallel(C, 8 * 9 * N * D, [&](int64_t begin, int64_t end) {
       EFPN_CALL(border_bias_backward_channels<S>, a, data<A>(context), grad_taps.data(),
                 mutable_data<A>(grad_context), mutable_data<A>(grad_weight), begin, end);
     });

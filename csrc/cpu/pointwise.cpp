@@ -32,16 +32,17 @@ void pointwise_convolve(const WinogradInput& in, const WinogradWeight& weight,
   const WinogradBlocking block = blocking();
   const int64_t depth = round_up(in.C, block.lanes);
   const Buffer u = allocate(depth * round_up(out.D, block.columns));
-  parallel(depth, 32, [&](int64_t begin, int64_t end) {
+  parallel(depth, 8 * out.D, [&](int64_t begin, int64_t end) {
     EFPN_CALL(pointwise_weight, weight, begin, end, u.get());
   });
   const int64_t blocks = std::clamp<int64_t>(kStripFloats / (depth * block.rows), 1, kMostBlocks);
   const int64_t strip = blocks * block.rows;
   const int64_t floats = EFPN_CALL(pointwise_scratch, in.C, strip);
-  parallel(in.N * ((in.W + strip - 1) / strip), 1, [&](int64_t begin, int64_t end) {
-    const Buffer scratch = allocate_zeros(floats);
-    EFPN_CALL(pointwise_strips, in, out, u.get(), strip, begin, end, scratch.get());
-  });
+  parallel(in.N * ((in.W + strip - 1) / strip), strip * in.C * out.D,
+           [&](int64_t begin, int64_t end) {
+             const Buffer scratch = allocate_zeros(floats);
+             EFPN_CALL(pointwise_strips, in, out, u.get(), strip, begin, end, scratch.get());
+           });
 }
 
 void pointwise_weight_gradient(const WinogradInput& in, const WinogradInput& dy,
@@ -56,7 +57,7 @@ void pointwise_weight_gradient(const WinogradInput& in, const WinogradInput& dy,
 
   const int64_t floats = EFPN_CALL(pointwise_gradient_floats, in.C, dy.C);
   const Buffer sums = allocate(chunks * floats), bias_sums = allocate(chunks * width);
-  parallel(chunks, 1, [&](int64_t begin, int64_t end) {
+  parallel(chunks, chunk * in.C * dy.C, [&](int64_t begin, int64_t end) {
     const Buffer scratch = allocate_zeros(EFPN_CALL(pointwise_gradient_scratch, in.C, dy.C));
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = i % per_image * chunk, last = std::min(first + chunk, in.W);
@@ -64,7 +65,7 @@ void pointwise_weight_gradient(const WinogradInput& in, const WinogradInput& dy,
                 bias_sums.get() + i * width, scratch.get());
     }
   });
-  parallel(in.C, 8, [&](int64_t begin, int64_t end) {
+  parallel(in.C, 8 * chunks * dy.C, [&](int64_t begin, int64_t end) {
     EFPN_CALL(pointwise_gradient_finish, sums.get(), chunks, weight, grad, begin, end);
   });
   for (int64_t i = 0; i < chunks; ++i) {

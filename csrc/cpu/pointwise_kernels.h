@@ -8,6 +8,8 @@ namespace EFPN_ISA {
 // Input channels, and in a weight gradient pixels, that are summed in registers before they are
 // added to what was summed before: short chains keep the error low.
 constexpr int64_t kPointwiseDepth = 32, kPointwisePixels = 128;
+// Pixels of a sum of the bias's gradient that are added up by themselves.
+constexpr int64_t kPointwiseChain = 16;
 
 EFPN_INLINE int64_t whole(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -104,7 +106,12 @@ inline void pointwise_gradient(const WinogradInput& in, const WinogradInput& dy,
       const float* const block = m + d * kPointwisePixels;
       for (int lane = 0; lane < kColumns; lane += kLanes) {
         F total(0.0f);
-        for (int64_t t = 0; t < count; ++t) total += load(block + t * kColumns + lane);
+        for (int64_t t = 0; t < count;) {
+          F part(0.0f);
+          const int64_t end = t + kPointwiseChain;
+          for (; t < end && t < count; ++t) part += load(block + t * kColumns + lane);
+          total += part;
+        }
         store(bias + d + lane, load(bias + d + lane) + total);
       }
       for (int64_t c = 0; c < rows; c += kRows) {

@@ -56,7 +56,7 @@ void multiply(const Matrix<const EA>& a, const Matrix<const EB>& b, const Matrix
   const int64_t panels = ceil_div(columns, block.columns);
   const Tensor packed = scratch<A>(panels * block.columns * depth);
   const int64_t panel_size = block.columns * depth;
-  parallel(panels, 1 + kLeastWork / 8 / (panel_size + 1), [&](int64_t begin, int64_t end) {
+  parallel(panels, 8 * panel_size, [&](int64_t begin, int64_t end) {
     EFPN_CALL(pack_panels, b, begin, end, mutable_data<A>(packed));
   });
 
@@ -67,9 +67,8 @@ void multiply(const Matrix<const EA>& a, const Matrix<const EB>& b, const Matrix
   while (block_rows > block.rows && ceil_div(rows, block_rows) * across < 4 * threads) {
     block_rows = ceil_div(block_rows / block.rows, 2) * block.rows;
   }
-  const int64_t grain =
-      1 + kLeastWork / (block_rows * std::min(columns, kBlockColumns) * depth + 1);
-  parallel(ceil_div(rows, block_rows) * across, grain, [&](int64_t begin, int64_t end) {
+  const int64_t work = block_rows * std::min(columns, kBlockColumns) * depth;
+  parallel(ceil_div(rows, block_rows) * across, work, [&](int64_t begin, int64_t end) {
     const Tensor own = scratch<A>(block_rows * (block.run + kBlockColumns));
     for (int64_t task = begin; task < end; ++task) {
       const int64_t row = task / across * block_rows, column = task % across * kBlockColumns;

@@ -34,8 +34,8 @@ class Strips {
   // Calls f(index, strip) for every strip, in parallel.
   template <class F>
   void parallel_for_each(const F& f) const {
-    const int64_t grain = by_channel_ ? 1 + 4096 / std::max<int64_t>(1, map_.pixels()) : 1;
-    parallel(count(), grain, [&](int64_t begin, int64_t end) {
+    const int64_t elements = by_channel_ ? map_.pixels() : rows_ * map_.W * map_.C;
+    parallel(count(), kWorkOfElement * elements, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) f(i, (*this)[i]);
     });
   }

@@ -148,13 +148,14 @@ struct GateGradient {
   }
 };
 
-// Multiply-adds that are worth a thread.
-constexpr int64_t kLeastWork = 1 << 17;
+// Multiply-adds that are worth a thread, and those that an element of a pass over memory counts as.
+constexpr int64_t kLeastWork = 1 << 17, kWorkOfElement = 32;
 
-// Splits [0, n) over the threads, at least `grain` each. Work items must not depend on the split.
+// Splits [0, n) over as many threads as are worth it for items of `work` multiply-adds each. The
+// items must not depend on the split.
 template <class F>
-void parallel(int64_t n, int64_t grain, const F& f) {
-  if (n > 0) torch::stable::parallel_for(0, n, grain, f);
+void parallel(int64_t n, int64_t work, const F& f) {
+  if (n > 0) torch::stable::parallel_for(0, n, 1 + kLeastWork / (work + 1), f);
 }
 
 }  // namespace efpn

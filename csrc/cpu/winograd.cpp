@@ -126,7 +126,7 @@ int64_t blocked_floats(const WinogradInput& in) {
 
 WinogradInput winograd_block(const WinogradInput& in, float* blocks) {
   const int64_t lanes = winograd_blocking().lanes;
-  parallel(in.N * ((in.C + lanes - 1) / lanes) * in.H, 16,
+  parallel(in.N * ((in.C + lanes - 1) / lanes) * in.H, kWorkOfElement * lanes * in.W,
            [&](int64_t begin, int64_t end) { EFPN_CALL(block_rows, in, begin, end, blocks); });
   WinogradInput blocked = in;
   blocked.kind = WinogradInput::blocked;
@@ -149,14 +149,14 @@ bool convolve_by(const WinogradInput& in, const WinogradWeight& weight, const Wi
   const int64_t width = round_up(out.D, block.columns);
   const Tensor weights = empty({products * words * width}, ScalarType::Float);
   float* const u = mutable_data<float>(weights);
-  parallel(words, 1 + kLeastWork / (8 * products * width), [&](int64_t begin, int64_t end) {
+  parallel(words, 8 * products * width, [&](int64_t begin, int64_t end) {
     EFPN_CALL_FOR(in, winograd_weight<Tile>, weight, begin, end, u);
   });
   const int64_t strip = strip_tiles(tiles, products, in.C, block);
   const int64_t floats = EFPN_CALL_FOR(in, winograd_scratch<Tile>, in.C, strip);
-  const int64_t grain = 1 + kLeastWork / (products * words * width * strip + 1);
   std::atomic<bool> finite = true;
-  parallel((tiles + strip - 1) / strip, grain, [&](int64_t begin, int64_t end) {
+  const int64_t work = products * words * width * strip;
+  parallel((tiles + strip - 1) / strip, work, [&](int64_t begin, int64_t end) {
     const Buffer scratch = allocate_zeros(floats);
     float* const own = scratch.get();
     if (!EFPN_CALL_FOR(in, winograd_strips<Tile>, in, out, u, tiles, strip, begin, end, own)) {
@@ -198,15 +198,16 @@ void winograd_weight_gradient(const WinogradInput& in, const WinogradInput& dy,
   const Tensor partial = empty({chunks * 4 * group}, ScalarType::Float);
   float* const sums = mutable_data<float>(partial);
   const Buffer bias_sums = allocate(chunks * width);
-  parallel(chunks * 4, 1, [&](int64_t begin, int64_t end) {
-    const Buffer scratch = allocate_zeros(EFPN_CALL_FOR(in, winograd_gradient_scratch, in.C, dy.C));
+  parallel(chunks * 4, 4 * std::min(chunk, tiles) * in.C * width, [&](int64_t begin, int64_t end) {
+    const Buffer scratch = allocate_zeros(
+        EFPN_CALL_FOR(in, winograd_gradient_scratch, std::min(chunk, tiles), in.C, dy.C));
     for (int64_t item = begin; item < end; ++item) {
       const int64_t first = item / 4 * chunk, last = std::min(first + chunk, tiles);
       EFPN_CALL_FOR(in, winograd_gradient, in, dy, static_cast<int>(item % 4), first, last,
                     sums + item * group, bias_sums.get() + item / 4 * width, scratch.get());
     }
   });
-  parallel(in.C, 8, [&](int64_t begin, int64_t end) {
+  parallel(in.C, 16 * chunks * width, [&](int64_t begin, int64_t end) {
     EFPN_CALL(winograd_gradient_finish, sums, chunks, weight, grad, begin, end);
   });
   for (int64_t i = 0; bias && i < chunks; ++i) {
@@ -217,7 +218,7 @@ void winograd_weight_gradient(const WinogradInput& in, const WinogradInput& dy,
 void winograd_border_sums(const WinogradInput& dy, float* sums) {
   const int64_t lanes = winograd_blocking().lanes, registers = (dy.C + lanes - 1) / lanes;
   const bool empty_map = dy.H == 0 || dy.W == 0;
-  parallel(dy.N * registers, 1, [&](int64_t begin, int64_t end) {
+  parallel(dy.N * registers, lanes * dy.H * dy.W, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
       const int64_t n = item / registers, c = item % registers * lanes;
       float classes[9 * 16] = {};

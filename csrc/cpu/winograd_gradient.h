@@ -2,10 +2,15 @@
 namespace efpn {
 namespace EFPN_ISA {
 
-// Tiles of a strip; its words are summed in registers, kGradientChain of them at a time, before
-// they are added to dU.
-constexpr int64_t kGradientStrip = 64 * kPair, kGradientWords = kGradientStrip / kPair;
+// Words that are summed in registers, kGradientChain of them at a time, before they are added to
+// dU.
+constexpr int64_t kGradientWords = 64;
 constexpr int kGradientChain = 16;
+
+// Tiles of a strip, for `tiles` in all.
+EFPN_INLINE int64_t gradient_strip(int64_t tiles) {
+  return kPair * std::min(kGradientWords, (tiles + kPair - 1) / kPair);
+}
 
 // Row i of A dy A' for a segment: put(t, j, register) of its tiles; returns the sum of j = 1. Rows
 // 0 and 3 read one of the staged rows of dy only.
@@ -35,11 +40,12 @@ EFPN_INLINE int64_t gradient_stride(int64_t C) {
   return ((gradient_rows(C) + kLanes - 1) / kLanes | 1) * kLanes;
 }
 
-// Floats of scratch that winograd_gradient needs, and of dU[i, :], for C to D channels.
-inline int64_t winograd_gradient_scratch(int64_t C, int64_t D) {
-  const int64_t v = 4 * kGradientWords * gradient_stride(C);
-  const int64_t m = 4 * kGradientWords * round_up(D, kColumns);
-  return v + m + 2 * 4 * kGradientStrip * kLanes;
+// Floats of scratch that winograd_gradient needs for `tiles` at most, and of dU[i, :], for C to D
+// channels.
+inline int64_t winograd_gradient_scratch(int64_t tiles, int64_t C, int64_t D) {
+  const int64_t strip = gradient_strip(tiles);
+  const int64_t v_and_m = 4 * strip / kPair * (gradient_stride(C) + round_up(D, kColumns));
+  return v_and_m + 2 * 4 * strip * kLanes;
 }
 inline int64_t winograd_gradient_floats(int64_t C, int64_t D) {
   return 4 * gradient_rows(C) * round_up(D, kColumns);
@@ -52,16 +58,16 @@ inline void winograd_gradient(const WinogradInput& in, const WinogradInput& dy, 
                               float* scratch) {
   const int64_t stride = gradient_stride(in.C), rows = gradient_rows(in.C);
   const int64_t column_blocks = (dy.C + kColumns - 1) / kColumns;
-  const int64_t v_stride = kGradientWords * stride,
-                m_stride = column_blocks * kGradientWords * kColumns;
+  const int64_t strip = gradient_strip(last - first), strip_words = strip / kPair;
+  const int64_t v_stride = strip_words * stride, m_stride = column_blocks * strip_words * kColumns;
   float* const v = scratch;
   float* const m = v + 4 * v_stride;
   float* const upper = m + 4 * m_stride;
-  float* const lower = upper + 4 * kGradientStrip * kLanes;
-  std::memset(upper, 0, 2 * 4 * kGradientStrip * kLanes * sizeof(float));
+  float* const lower = upper + 4 * strip * kLanes;
+  std::memset(upper, 0, 2 * 4 * strip * kLanes * sizeof(float));
   if (i == 1) std::memset(bias, 0, column_blocks * kColumns * sizeof(float));
-  for (int64_t start = first; start < last; start += kGradientStrip) {
-    const int64_t count = last - start < kGradientStrip ? last - start : kGradientStrip;
+  for (int64_t start = first; start < last; start += strip) {
+    const int64_t count = last - start < strip ? last - start : strip;
     for (int64_t c = 0; c < in.C; c += kLanes) {
       for_segments<SmallTile>(in.H, in.W, start, count, [&](const Segment& s) {
         const int64_t columns = 2 * s.count + 2;
@@ -73,7 +79,7 @@ inline void winograd_gradient(const WinogradInput& in, const WinogradInput& dy, 
       });
     }
     for (int64_t d = 0; d < dy.C; d += kLanes) {
-      float* const block = m + d / kColumns * kGradientWords * kColumns + d % kColumns;
+      float* const block = m + d / kColumns * strip_words * kColumns + d % kColumns;
       F total(0.0f);
       for_segments<SmallTile>(in.H, in.W, start, count, [&](const Segment& s) {
         if (i != 3) stage_row(dy, s.n, d, s.y, s.x, 2 * s.count, upper);
@@ -88,7 +94,7 @@ inline void winograd_gradient(const WinogradInput& in, const WinogradInput& dy, 
     for (int64_t j = 0; j < 4; ++j) {
       for (int64_t b = 0; b < column_blocks; ++b) {
         float* const sum = sums + (j * column_blocks + b) * rows * kColumns;
-        const float* const of_m = m + j * m_stride + b * kGradientWords * kColumns;
+        const float* const of_m = m + j * m_stride + b * strip_words * kColumns;
         for (int64_t c = 0; c < in.C; c += kTileRows) {
           const int64_t words = (count + kPair - 1) / kPair;
           const float* const of_v = v + j * v_stride + c;
