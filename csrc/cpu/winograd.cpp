@@ -20,9 +20,9 @@
 //
 // Maps of halves are widened while they load. With AVX512-BF16 the factors of bfloat16 maps are
 // rounded and multiplied in pairs, at twice the rate; so are the gradients, but not the low gate.
-// Measured (Zen 4, one thread, contiguous / channels_last, ms): refine 118 / 117 against 233 / 230
-// in float32 and 229 / 208 by the library in bfloat16; refine's backward 279 / 258 against 564 /
-// 517.
+// Measured (Zen 4, one thread, contiguous / channels_last, ms): refine 108 / 110 against 190 / 183
+// in float32 and 264 / 213 by the library in bfloat16; refine's backward 318 / 278 against 443 /
+// 445 and 541 / 508.
 #include "winograd.h"
 
 #include <unistd.h>
