@@ -198,9 +198,10 @@ void winograd_weight_gradient(const WinogradInput& in, const WinogradInput& dy,
   const Tensor partial = empty({chunks * 4 * group}, ScalarType::Float);
   float* const sums = mutable_data<float>(partial);
   const Buffer bias_sums = allocate(chunks * width);
-  parallel(chunks * 4, 4 * std::min(chunk, tiles) * in.C * width, [&](int64_t begin, int64_t end) {
-    const Buffer scratch = allocate_zeros(
-        EFPN_CALL_FOR(in, winograd_gradient_scratch, std::min(chunk, tiles), in.C, dy.C));
+  const int64_t longest = std::min(chunk, tiles);
+  parallel(chunks * 4, 4 * longest * in.C * width, [&](int64_t begin, int64_t end) {
+    const Buffer scratch =
+        allocate_zeros(EFPN_CALL_FOR(in, winograd_gradient_scratch, longest, in.C, dy.C));
     for (int64_t item = begin; item < end; ++item) {
       const int64_t first = item / 4 * chunk, last = std::min(first + chunk, tiles);
       EFPN_CALL_FOR(in, winograd_gradient, in, dy, static_cast<int>(item % 4), first, last,

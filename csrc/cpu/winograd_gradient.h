@@ -9,7 +9,8 @@ constexpr int kGradientChain = 16;
 
 // Tiles of a strip, for `tiles` in all.
 EFPN_INLINE int64_t gradient_strip(int64_t tiles) {
-  return kPair * std::min(kGradientWords, (tiles + kPair - 1) / kPair);
+  const int64_t words = (tiles + kPair - 1) / kPair;
+  return kPair * (words < kGradientWords ? words : kGradientWords);
 }
 
 // Row i of A dy A' for a segment: put(t, j, register) of its tiles; returns the sum of j = 1. Rows
